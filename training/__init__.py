@@ -1,0 +1,1 @@
+"""What both trainers share: arguments, run folder, checkpoints, resume, metrics. It knows no model."""

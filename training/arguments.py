@@ -1,0 +1,116 @@
+"""Command lines: argument types that refuse impossible values, one-line errors, exit codes.
+
+No torch in here: every script answers ``--help`` before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from errors import UserError
+
+EXIT_USER_ERROR = 2
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows every default, except where there is none to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that shows defaults and says what is wrong in one line, with exit code 2."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=Formatter, allow_abbrev=False)
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        one_line = " ".join(message.split())
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {one_line} (see {self.prog} --help)\n")
+
+
+def _number(text: str, kind: type, low: float, high: float, low_open: bool, what: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}") from None
+    outside = value > high or (value <= low if low_open else value < low)
+    if not math.isfinite(value) or outside:
+        raise argparse.ArgumentTypeError(f"expected {what}, found {text}")
+    return value
+
+
+def integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    """An argparse type: an integer in [low, high]."""
+    upper = 2**63 - 1 if high is None else high
+    what = f"an integer from {low}" + ("" if high is None else f" to {high}")
+
+    def parse(text: str) -> int:
+        return int(_number(text, int, low, upper, False, what))
+
+    return parse
+
+
+def real(low: float, high: float = math.inf, low_open: bool = False) -> Callable[[str], float]:
+    """An argparse type: a finite number in [low, high], or in (low, high] with ``low_open``."""
+    bound = f"above {low:g}" if low_open else f"of {low:g} or more"
+    what = f"a number {bound}" + ("" if high == math.inf else f", {high:g} at most")
+
+    def parse(text: str) -> float:
+        return _number(text, float, low, high, low_open, what)
+
+    return parse
+
+
+positive_int = integer(1)
+count = integer(0)
+weight = real(0.0)
+positive_real = real(0.0, low_open=True)
+fraction = real(0.0, 1.0)
+
+
+def existing_dir(text: str) -> Path:
+    """An argparse type: a folder that exists."""
+    path = Path(text)
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        raise argparse.ArgumentTypeError(f"expected a folder at {text!r}, found {found}")
+    return path
+
+
+def existing_file(text: str) -> Path:
+    """An argparse type: a file that exists."""
+    path = Path(text)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise argparse.ArgumentTypeError(f"expected a file at {text!r}, found {found}")
+    return path
+
+
+def output_dir(text: str) -> Path:
+    """An argparse type: a folder to write to, which may not exist yet but must not be a file."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder at {text!r}, found a file")
+    return path
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Run a script's ``main`` and leave with its code; a user's mistake is one line and code 2."""
+    try:
+        code = main() or 0
+    except UserError as error:
+        one_line = " ".join(str(error).split())
+        print(f"{Path(sys.argv[0]).name}: error: {one_line}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        code = 130
+    raise SystemExit(code)
