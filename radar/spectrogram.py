@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.signal import ShortTimeFFT, butter, get_window, sosfiltfilt
 
 from errors import UserError
+from radar.settings import MTI_METHODS
 
-MTI_METHODS = ("none", "mean", "two_pulse", "highpass")
 REFERENCES = ("peak", "absolute")
 HIGHPASS_ORDER = 4
 
@@ -197,3 +197,10 @@ def resize_map(scalar: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             shrinks = target[0] < image.width or target[1] < image.height
             image = image.resize(target, Image.Resampling.BILINEAR if shrinks else Image.Resampling.BICUBIC)
     return np.clip(np.asarray(image, dtype=np.float32), 0.0, 1.0)
+
+
+def resized_axis(axis: np.ndarray, size: int) -> np.ndarray:
+    """The values of an evenly spaced axis at the pixel centres after ``resize_map`` made it ``size`` long."""
+    step = axis[1] - axis[0] if axis.size > 1 else 0.0
+    centres = (np.arange(size) + 0.5) * axis.size / size - 0.5
+    return axis[0] + centres * step
