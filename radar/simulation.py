@@ -1,0 +1,204 @@
+"""A folder of simulated spectrograms with radar.json and truth.csv; continues where it was stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from errors import UserError
+from radar.scene import Truth, image_generator, image_metadata, simulate_spectrogram, stft_settings
+from radar.settings import RadarSettings
+
+SETTINGS_FILE = "simulation.json"
+TRUTH_FILE = "truth.csv"
+SIMULATOR_VERSION = 1  # raised when the same settings give other images
+IMAGES_PER_PROCESS = 16  # starting another process for fewer costs more time than it saves
+TRUTH_COLUMNS = (
+    *("file", "class", "index", "seed", "speed_mps", "radial_speed_mps", "peak_speed_mps", "cadence_hz"),
+    *(
+        "movement_s",
+        "direction",
+        "height_m",
+        "altitude_m",
+        "aspect_deg",
+        "range_m",
+        "rotor_rate_hz",
+        "blades",
+    ),
+    "snr_db",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that an image of the set depends on, apart from its class and number.
+
+    Attributes:
+        image_size: rows and columns in pixels.
+        colormap: ``"grey"`` (8-bit grey PNG) or a name that ``radar.colormap`` knows (RGB PNG).
+        file_format: ``"png"``, or ``"npy"`` for the float32 map itself.
+    """
+
+    radar: RadarSettings
+    image_size: int
+    seed: int
+    colormap: str
+    file_format: str
+
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is written."""
+        stft_settings(self.radar, self.image_size)
+        if self.file_format == "npy" and self.colormap != "grey":
+            raise UserError(f"--colormap {self.colormap} is for PNG images: leave it out with --format npy")
+        render(np.zeros((1, 1), np.float32), self.colormap)
+
+    def record(self) -> dict:
+        """The plan as JSON types, as ``simulation.json`` keeps it."""
+        values = {"simulator_version": SIMULATOR_VERSION, **asdict(self)}
+        return json.loads(json.dumps(values | values.pop("radar")))
+
+
+def render(scalar: np.ndarray, colormap: str) -> np.ndarray:
+    """A scalar map in [0, 1] as uint8 pixels: (H, W) for ``"grey"``, else (H, W, 3)."""
+    if colormap == "grey":
+        return np.round(scalar * 255.0).astype(np.uint8)
+    from radar.colormap import apply_colormap
+
+    return apply_colormap(scalar, colormap)
+
+
+def write_image(plan: Plan, folder: Path, activity: str, index: int) -> Truth:
+    """Simulate image ``index`` of a class and write it, whole or not at all.
+
+    Returns:
+        Its row of ``truth.csv``.
+    """
+    scalar, truth = simulate_spectrogram(
+        activity, plan.radar, plan.image_size, image_generator(plan.seed, activity, index)
+    )
+    path = folder / activity / f"{activity}_{index:05d}.{plan.file_format}"
+    temporary = path.with_name(f".{path.name}.part")
+    with open(temporary, "wb") as file:
+        if plan.file_format == "npy":
+            np.save(file, scalar)
+        else:
+            Image.fromarray(render(scalar, plan.colormap)).save(file, format="PNG")
+    os.replace(temporary, path)
+    return {"file": f"{activity}/{path.name}", "class": activity, "index": index, "seed": plan.seed} | truth
+
+
+def _write_task(task: tuple[Plan, Path, str, int]) -> Truth:
+    return write_image(*task)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def claim_folder(plan: Plan, folder: Path) -> None:
+    """Mark a folder as this plan's, or refuse one that holds something else.
+
+    Raises:
+        UserError: the folder's images were made with other settings, or it was not written by us.
+    """
+    path, wanted = folder / SETTINGS_FILE, plan.record()
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"--output_dir {folder}: not empty and no {SETTINGS_FILE} in it; give another folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, json.dumps(wanted, indent=2) + "\n")
+        return
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give another --output_dir") from error
+    different = [name for name in wanted if found.get(name) != wanted[name]]
+    if different:
+        changes = ", ".join(f"{name} {found.get(name)} there, {wanted[name]} now" for name in different)
+        raise UserError(
+            f"--output_dir {folder} holds images of other settings ({changes}); give another folder"
+        )
+
+
+def read_truth(folder: Path) -> dict[tuple[str, int], dict[str, str]]:
+    """The rows of ``truth.csv`` whose images exist, by class and index; a half-written row is left out."""
+    path = folder / TRUTH_FILE
+    if not path.exists():
+        return {}
+    rows = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            whole = None not in row.values() and None not in row and row.get("snr_db")
+            if whole and (folder / row["file"]).exists():
+                rows[row["class"], int(row["index"])] = row
+    return rows
+
+
+def _csv_row(truth: Truth) -> dict[str, str]:
+    return {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in truth.items()}
+
+
+def _write_truth(folder: Path, rows: dict[tuple[str, int], dict[str, str]]) -> None:
+    temporary = folder / f".{TRUTH_FILE}.part"
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, TRUTH_COLUMNS)
+        writer.writeheader()
+        writer.writerows(row for _, row in sorted(rows.items()))
+    os.replace(temporary, folder / TRUTH_FILE)
+
+
+def _results(tasks: list[tuple[Plan, Path, str, int]], workers: int) -> Iterator[Truth]:
+    processes = min(workers, -(-len(tasks) // IMAGES_PER_PROCESS))
+    if processes <= 1:
+        yield from map(_write_task, tasks)
+        return
+    # Spawned on every system, so that what works on Linux works on Windows and macOS.
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    try:
+        yield from pool.map(_write_task, tasks, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def simulate_dataset(
+    plan: Plan, folder: Path, classes: list[str], samples: int, workers: int
+) -> tuple[int, int]:
+    """Write ``samples`` images of each class into ``folder``; those already there are kept.
+
+    Returns:
+        The number of images written now and of those that were there before.
+    """
+    plan.check()
+    claim_folder(plan, folder)
+    rows = read_truth(folder)
+    wanted = [(activity, index) for activity in classes for index in range(samples)]
+    tasks = [(plan, folder, *key) for key in wanted if key not in rows]
+    for activity in classes:
+        (folder / activity).mkdir(exist_ok=True)
+    image_metadata(plan.radar, plan.image_size, plan.colormap).save(folder)
+    _write_truth(folder, rows)
+    with open(folder / TRUTH_FILE, "a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, TRUTH_COLUMNS)
+        bar = tqdm(total=len(tasks), unit="image", desc="simulating", disable=not tasks)
+        for truth in _results(tasks, workers):
+            rows[truth["class"], truth["index"]] = row = _csv_row(truth)
+            writer.writerow(row)
+            file.flush()
+            bar.update()
+        bar.close()
+    _write_truth(folder, rows)
+    return len(tasks), len(wanted) - len(tasks)
