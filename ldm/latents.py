@@ -1,0 +1,158 @@
+"""Every image's latents, encoded once by the frozen stage 1, normalised, and cached on the disk.
+
+Legend: N images, D latent channels, (h, w) latent grid, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from errors import UserError
+from training.checkpoint import digest, write_atomically
+from vqvae.custom_vqgan import CustomVQGAN
+
+REFERENCE_SIDE = 64  # pixels: training images are kept this small to tell copies by
+FEW_IMAGES = 4000  # past this many, half that side, so that a checkpoint stays small
+
+
+@dataclass
+class LatentSet:
+    """Latents of one part of a data set.
+
+    Attributes:
+        latents: before quantisation, as the encoder gives them, (N, D, h, w) float32.
+        labels: (N,) int64.
+    """
+
+    latents: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class LatentNormaliser:
+    """Shift and scale per latent channel, so that diffusion sees zero mean and unit deviation.
+
+    Measured on the training latents of this codebook; a constant from another model would mean nothing here.
+    """
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        self.mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self.std = torch.tensor(std).view(1, -1, 1, 1)
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """(N, D, h, w) -> the same, zero mean and unit deviation per channel over the training set."""
+        return (latents - self.mean.to(latents)) / self.std.to(latents)
+
+    def restore(self, latents: Tensor) -> Tensor:
+        """The inverse of ``normalise``."""
+        return latents * self.std.to(latents) + self.mean.to(latents)
+
+
+def pad_to_multiple(latents: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until both sides divide by ``multiple``; ``latents[..., :h, :w]`` undoes it."""
+    h, w = latents.shape[-2:]
+    return functional.pad(latents, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+
+
+@torch.no_grad()
+def encode_dataset(model: CustomVQGAN, items: Dataset, device: torch.device, what: str) -> tuple[LatentSet, Tensor]:
+    """Encode all items in their order; also returns them small, (N, C, <=64, <=64) uint8, to tell copies by."""
+    side = REFERENCE_SIDE if len(items) <= FEW_IMAGES else REFERENCE_SIDE // 2
+    latents, labels, small = [], [], []
+    for images, targets in tqdm(DataLoader(items, batch_size=16), desc=f"encoding {what}", leave=False):
+        latents.append(model.encode(images.to(device)).float().cpu())
+        labels.append(targets)
+        small.append(shrink(images, side))
+    if not latents:
+        return LatentSet(torch.zeros(0), torch.zeros(0, dtype=torch.int64)), torch.zeros(0, dtype=torch.uint8)
+    return LatentSet(torch.cat(latents), torch.cat(labels)), torch.cat(small)
+
+
+def shrink(images: Tensor, side: int) -> Tensor:
+    """Images in [-1, 1] (N, C, H, W) to uint8 of at most ``side`` pixels a side, by averaging areas."""
+    size = [min(length, side) for length in images.shape[-2:]]
+    small = functional.interpolate(images.float(), size=size, mode="area")
+    return ((small.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+@dataclass
+class CachedLatents:
+    """What stage 2 trains on: ``train`` and ``val`` latents, and the training images small (``references``)."""
+
+    train: LatentSet
+    val: LatentSet
+    references: Tensor
+
+
+def cached_latents(
+    path: Path, key: dict[str, Any], model: CustomVQGAN, train: Dataset, val: Dataset, device: torch.device
+) -> CachedLatents:
+    """Read the latents that ``key`` describes from ``path``, or encode them and write them there.
+
+    Args:
+        path: a ``.safetensors`` file; one that another key made, or that is damaged, is rebuilt.
+        key: plain JSON facts that determine the latents: the model's weights, the images, how they were read.
+        model: frozen stage 1.
+        train, val: data sets of (image, label).
+        device: where to encode.
+    """
+    wanted = digest(key)
+    found = _read(path, wanted)
+    if found is not None:
+        return found
+    train_set, references = encode_dataset(model, train, device, "training images")
+    val_set, _ = encode_dataset(model, val, device, "validation images")
+    tensors = {
+        "train_latents": train_set.latents,
+        "train_labels": train_set.labels,
+        "val_latents": val_set.latents,
+        "val_labels": val_set.labels,
+        "references": references,
+    }
+
+    def write(file: Any) -> None:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.name, {"key": wanted})
+
+    write_atomically(path, write)
+    return CachedLatents(train_set, val_set, references)
+
+
+def _read(path: Path, wanted: str) -> CachedLatents | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("key") != wanted:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception:  # safetensors raises its own error type for any damage; a cache can always be rebuilt
+        return None
+    return CachedLatents(
+        LatentSet(tensors["train_latents"], tensors["train_labels"]),
+        LatentSet(tensors["val_latents"], tensors["val_labels"]),
+        tensors["references"],
+    )
+
+
+def check_fit(payload: dict[str, Any], contract: dict[str, Any], path: Path) -> None:
+    """Refuse a stage 1 checkpoint that was trained on other classes or another form of images.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    trained = payload["contract"]
+    for name in ("classes", "image_size", "channels", "colormap"):
+        if trained[name] != contract[name]:
+            raise UserError(f"{path}: was trained with {name} {trained[name]}, the data has {contract[name]}")

@@ -1,0 +1,107 @@
+"""Write new labelled spectrograms with a trained latent diffusion model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from training.arguments import (
+    Parser,
+    count,
+    existing_file,
+    fraction,
+    integer,
+    output_dir,
+    positive_int,
+    run_script,
+    weight,
+)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; impossible values end here with one line and code 2."""
+    parser = Parser(__doc__)
+    parser.add_argument("--ldm_path", type=existing_file, required=True, help="stage 2's checkpoint; it is enough")
+    parser.add_argument("--vqgan_path", type=existing_file, default=None, help="stage 1's checkpoint, to override")
+    parser.add_argument("--output_dir", type=output_dir, default=Path("augmented"), help="new folder of class folders")
+    parser.add_argument("--samples_per_class", type=positive_int, default=100, help="images of each class")
+    parser.add_argument("--classes", nargs="+", default=None, metavar="NAME", help="classes to draw (default: every)")
+    parser.add_argument(
+        "--guidance_scale", type=weight, default=1.5, help="1: as learned; more: clearer classes, less variety"
+    )
+    parser.add_argument(
+        "--guidance_interval",
+        type=fraction,
+        nargs=2,
+        default=[0.0, 1.0],
+        metavar=("LOW", "HIGH"),
+        help="noise levels, as fractions of all, in which guidance acts",
+    )
+    parser.add_argument("--num_inference_steps", type=integer(1, 1000), default=20, help="network evaluations an image")
+    parser.add_argument("--sampler", choices=("dpm++", "ddim", "unipc"), default="dpm++", help="solver")
+    parser.add_argument("--seed", type=count, default=0, help="image i of a class depends on seed and i alone")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="images drawn together")
+    parser.add_argument(
+        "--output_size", choices=("native", "model"), default="native", help="size of the data set's files, or trained"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to draw")
+    args = parser.parse_args(argv)
+    if args.guidance_interval[0] > args.guidance_interval[1]:
+        parser.error("--guidance_interval: LOW must not be above HIGH")
+    return args
+
+
+def sample(args: argparse.Namespace) -> int:
+    """Rebuild the generator from its checkpoint and draw what is missing in the output folder."""
+    from dataclasses import asdict
+
+    from dataset import DataContract
+    from errors import UserError
+    from ldm.generation import SampleFolder, SamplingOptions, generate, load_ldm, overview
+    from training.checkpoint import digest
+    from training.setup import make_accelerator
+    from training.stopping import StopRequest
+
+    device = make_accelerator(args.device, "no").device
+    pipeline, payload = load_ldm(args.ldm_path, args.vqgan_path)
+    known = payload["contract"]["classes"]
+    classes = args.classes or list(known)
+    for name in classes:
+        if name not in known:
+            raise UserError(f"--classes {name}: {args.ldm_path} knows {', '.join(known)}")
+    options = SamplingOptions(
+        sampler=args.sampler,
+        num_inference_steps=args.num_inference_steps,
+        guidance_scale=args.guidance_scale,
+        guidance_interval=tuple(args.guidance_interval),
+        seed=args.seed,
+        output_size=args.output_size,
+    )
+    checkpoint_digest = digest(args.ldm_path)
+    settings = {**asdict(options), "checkpoint_sha256": checkpoint_digest}
+    settings["guidance_interval"] = list(options.guidance_interval)
+    folder = SampleFolder(args.output_dir, settings)
+    pipeline.to(device)
+    with StopRequest() as stop:
+        drawn = generate(
+            pipeline,
+            payload,
+            folder,
+            classes,
+            args.samples_per_class,
+            options,
+            args.batch_size,
+            checkpoint_digest,
+            lambda: stop.signal is not None,
+        )
+    if stop.signal is not None:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 128 + stop.signal
+    picture = overview(folder, classes, DataContract.from_dict(payload["contract"]))
+    print(f"{drawn} images drawn, {len(folder.done)} in {args.output_dir}; look at {picture}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(lambda: sample(parse()))

@@ -1,0 +1,174 @@
+"""Train stage 2: the latent diffusion model that learns stage 1's latents, class by class."""
+
+from __future__ import annotations
+
+import argparse
+
+from training.arguments import (
+    Parser,
+    count,
+    existing_dir,
+    existing_file,
+    fraction,
+    integer,
+    positive_int,
+    positive_real,
+    real,
+    run_script,
+    weight,
+)
+from training.data_arguments import add_split_arguments, augmentation, split_options
+from training.setup import (
+    MAY_CHANGE,
+    add_run_arguments,
+    loop_options,
+    make_accelerator,
+    make_tracker,
+    plain,
+)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; impossible values end here with one line and code 2."""
+    parser = Parser(__doc__)
+    parser.add_argument("--data_dir", type=existing_dir, required=True, help="folder that stage 1 was trained on")
+    parser.add_argument(
+        "--vqgan_path",
+        type=existing_file,
+        default="vqgan_model_output/vqgan_epoch_300.pt",
+        help="stage 1's checkpoint; image size, channels, colour map and classes come from it",
+    )
+    add_run_arguments(parser, "ldm_model_output", "micro-doppler-ldm")
+    add_split_arguments(parser)
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--unet_channels", type=positive_int, nargs="+", default=[128, 256, 384], help="width of each level of the UNet"
+    )
+    group.add_argument("--unet_layers_per_block", type=integer(1, 8), default=2, help="residual blocks per level")
+    group.add_argument("--attention_levels", type=count, default=2, help="coarsest levels that have self-attention")
+    group.add_argument("--dropout", type=real(0, 0.9), default=0.0, help="in the UNet's residual blocks")
+    group.add_argument("--norm_num_groups", type=positive_int, default=32, help="groups of the norms; divide widths")
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--batch_size", type=positive_int, default=4, help="latents per step")
+    group.add_argument("--epochs", type=positive_int, default=500, help="passes over the training latents")
+    group.add_argument("--lr", type=positive_real, default=1e-4, help="learning rate")
+    group.add_argument("--lr_schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
+    group.add_argument("--warmup", type=fraction, default=0.02, help="fraction of the run with a rising rate")
+    group.add_argument("--weight_decay", type=weight, default=0.01, help="of AdamW")
+    group.add_argument("--label_dropout", type=fraction, default=0.1, help="share of items trained without class")
+    group.add_argument("--min_snr_gamma", type=positive_real, default=5.0, help="cap of the loss weight, as an SNR")
+    group.add_argument("--ema_decay", type=real(0, 0.99999), default=0.999, help="of the averaged weights")
+    group.add_argument("--max_grad_norm", type=positive_real, default=1.0, help="gradients are clipped to this norm")
+    group.add_argument("--guidance_scale", type=weight, default=1.5, help="of the pictures drawn while training")
+    args = parser.parse_args(argv)
+    for width in args.unet_channels:
+        if width % args.norm_num_groups:
+            parser.error(f"--unet_channels {width}: must be a multiple of --norm_num_groups {args.norm_num_groups}")
+    if args.attention_levels > len(args.unet_channels):
+        parser.error(f"--attention_levels {args.attention_levels}: the UNet has {len(args.unet_channels)} levels")
+    return args
+
+
+def train(args: argparse.Namespace) -> int:
+    """Encode the data with stage 1, build stage 2 from the arguments and train it to its last epoch."""
+    import torch
+
+    from dataset import DataContract, open_data
+    from ldm.diffusion import build_unet
+    from ldm.latents import LatentNormaliser, cached_latents, pad_to_multiple
+    from ldm.ldm_trainer import LDMOptions, LDMTask
+    from training.checkpoint import digest, state_digest
+    from training.loop import TrainingLoop
+    from training.order import EpochOrder
+    from training.run_folder import RunFolder
+    from vqvae.utils import load_vqgan
+
+    accelerator = make_accelerator(args.device, args.mixed_precision)
+    vqgan, stage1 = load_vqgan(args.vqgan_path)
+    contract = DataContract.from_dict(stage1["contract"])
+    data = open_data(
+        args.data_dir,
+        image_size=contract.image_size,
+        channels=contract.channels,
+        colormap=contract.colormap,
+        multiple_of=vqgan.factor,
+        split=split_options(args),
+        class_level=args.class_level,
+        skip_unreadable=args.skip_unreadable,
+        output_dir=args.output_dir,
+        augmentation=augmentation(args),
+        contract=contract,
+    )
+    for note in data.notes:
+        print(note)
+    vqgan_digest = state_digest(vqgan.state_dict())
+    identity = {
+        "arguments": plain(args),
+        "vqgan": vqgan_digest,
+        "train_images": digest(data.train.paths),
+        "val_images": digest(data.val.paths),
+    }
+    if args.dry_run:
+        print(f"{len(data.train)} training, {len(data.val)} validation images of {len(contract.classes)} classes")
+        return 0
+    folder = RunFolder(args.output_dir)
+    try:
+        if args.restart:
+            folder.clear()
+        folder.check_same_run(plain(args), MAY_CHANGE)
+        vqgan.to(accelerator.device)
+        cached = cached_latents(
+            folder.path / "latents.safetensors",
+            {"vqgan": vqgan_digest, "contract": contract.to_dict(), "images": data.fingerprint},
+            vqgan,
+            data.train,
+            data.val,
+            accelerator.device,
+        )
+        normaliser = LatentNormaliser(**stage1["latent_statistics"])
+        torch.manual_seed(args.seed)
+        padded = pad_to_multiple(cached.train.latents[:1], 2 ** (len(args.unet_channels) - 1))
+        unet = build_unet(
+            padded.shape[1],
+            tuple(padded.shape[-2:]),
+            len(contract.classes),
+            args.unet_channels,
+            args.unet_layers_per_block,
+            args.attention_levels,
+            args.dropout,
+            args.norm_num_groups,
+        )
+        order = EpochOrder(len(cached.train), args.batch_size, args.seed)
+        options = LDMOptions(**{name: getattr(args, name) for name in LDMOptions.__dataclass_fields__})
+        task = LDMTask(
+            accelerator,
+            unet,
+            vqgan,
+            cached,
+            normaliser,
+            options,
+            contract,
+            identity,
+            args.epochs * len(order),
+            args.seed,
+        )
+        print(
+            f"{len(cached.train)} training, {len(cached.val)} validation latents of {len(contract.classes)} classes, "
+            f"{tuple(cached.train.latents.shape[1:])} each; {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M "
+            f"parameters; {len(order)} steps an epoch, {task.total_steps} in all; device {accelerator.device}",
+            flush=True,
+        )
+        tracker = make_tracker(args)
+        loop = TrainingLoop(task, order, task.batches(order), folder, tracker, loop_options(args))
+        try:
+            loop.resume()
+            return loop.run()
+        finally:
+            tracker.close()
+    finally:
+        folder.close()
+
+
+if __name__ == "__main__":
+    run_script(lambda: train(parse()))

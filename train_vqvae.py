@@ -1,0 +1,203 @@
+"""Train stage 1: the VQ-GAN that compresses spectrograms to a small grid of codes."""
+
+from __future__ import annotations
+
+import argparse
+from training.arguments import (
+    Parser,
+    count,
+    existing_dir,
+    existing_file,
+    fraction,
+    integer,
+    positive_int,
+    positive_real,
+    real,
+    run_script,
+    weight,
+)
+from training.data_arguments import add_data_arguments, augmentation, split_options
+from training.setup import (
+    MAY_CHANGE,
+    add_run_arguments,
+    loop_options,
+    make_accelerator,
+    make_tracker,
+    plain,
+)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; impossible values end here with one line and code 2."""
+    parser = Parser(__doc__)
+    parser.add_argument("--data_dir", type=existing_dir, required=True, help="folder of class folders of images")
+    add_run_arguments(parser, "vqgan_model_output", "micro-doppler-vqgan")
+    add_data_arguments(parser)
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--in_channels", type=int, choices=(1, 3), default=None, help="image channels (default: 3; 1 with --colormap)"
+    )
+    group.add_argument(
+        "--out_channels", type=int, choices=(1, 3), default=None, help="must equal --in_channels (default: the same)"
+    )
+    group.add_argument("--latent_channels", type=integer(1, 64), default=4, help="channels of the latent grid")
+    group.add_argument("--num_vq_embeddings", type=integer(2, 2**20), default=8192, help="codes, live ones at most")
+    group.add_argument(
+        "--block_out_channels",
+        type=positive_int,
+        nargs="+",
+        default=[64, 128, 256],
+        help="width of each level; n levels shrink each side 2**(n-1) times",
+    )
+    group.add_argument("--layers_per_block", type=integer(1, 8), default=2, help="residual blocks per level")
+    group.add_argument("--norm_num_groups", type=positive_int, default=32, help="groups of the norms; divide widths")
+    group.add_argument("--no_mid_attention", action="store_true", help="leave out the attention in the middle")
+    group.add_argument("--disc_channels", type=integer(4), default=64, help="width of the critic's first layer")
+    group.add_argument("--disc_layers", type=integer(1, 6), default=3, help="strided layers of the critic")
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--batch_size", type=positive_int, default=8, help="images per step")
+    group.add_argument("--epochs", type=positive_int, default=300, help="passes over the training images")
+    group.add_argument("--lr", type=positive_real, default=1e-4, help="learning rate of the model")
+    group.add_argument("--disc_lr", type=positive_real, default=1e-4, help="learning rate of the critic")
+    group.add_argument("--lr_schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
+    group.add_argument("--warmup", type=fraction, default=0.02, help="fraction of the run with rising rates")
+    group.add_argument("--reconstruction_loss_weight", type=weight, default=1.0, help="of the L1 distance")
+    group.add_argument("--perceptual_loss_weight", type=weight, default=1.0, help="of LPIPS; 0: LPIPS is not loaded")
+    group.add_argument("--spectral_loss_weight", type=weight, default=0.0, help="of the log power spectra's distance")
+    group.add_argument("--vq_embed_loss_weight", type=weight, default=1.0, help="of the commitment to the codes")
+    group.add_argument(
+        "--g_loss_adv_weight", type=weight, default=0.1, help="of the critic, relative to the reconstruction's pull"
+    )
+    group.add_argument("--gradient_penalty_weight", type=weight, default=10.0, help="of the critic's penalty")
+    group.add_argument("--penalty_every", type=positive_int, default=1, help="critic steps between penalties")
+    group.add_argument("--codebook_start", type=real(0, 0.9), default=0.03, help="fraction of the run without codes")
+    group.add_argument("--disc_start", type=fraction, default=0.3, help="fraction of the run before the critic")
+    group.add_argument("--disc_ramp", type=fraction, default=0.1, help="fraction over which its weight then rises")
+    group.add_argument("--ema_decay", type=real(0, 0.99999), default=0.999, help="of the averaged weights")
+    group.add_argument("--max_grad_norm", type=positive_real, default=1.0, help="gradients are clipped to this norm")
+    group.add_argument("--lpips_net", choices=("vgg", "alex", "squeeze"), default="vgg", help="backbone of LPIPS")
+    group.add_argument(
+        "--lpips_weights", type=existing_file, default=None, help="torchvision's weights of it as a local file"
+    )
+    group.add_argument(
+        "--calibration_images", type=count, default=256, help="training images on which the codes are placed, at most"
+    )
+    args = parser.parse_args(argv)
+    check(parser, args)
+    return args
+
+
+def check(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse flags that cannot go together, and fill in those that follow from others."""
+    if args.in_channels is None:
+        args.in_channels = 1 if args.colormap else 3
+    if args.out_channels is None:
+        args.out_channels = args.in_channels
+    if args.out_channels != args.in_channels:
+        parser.error(f"--out_channels {args.out_channels}: must equal --in_channels {args.in_channels}")
+    if args.colormap and args.in_channels != 1:
+        parser.error(f"--in_channels {args.in_channels}: --colormap makes one channel of the colours; leave it out")
+    for width in args.block_out_channels:
+        if width % args.norm_num_groups:
+            parser.error(f"--block_out_channels {width}: must be a multiple of --norm_num_groups {args.norm_num_groups}")
+    if args.calibration_images == 0:
+        parser.error("--calibration_images 0: the codes need images to be placed on")
+
+
+def train(args: argparse.Namespace) -> int:
+    """Build stage 1 from the arguments and train it to its last epoch."""
+    import torch
+
+    from dataset import open_data
+    from training.checkpoint import digest
+    from training.loader import calibration_images, fixed_loader, training_batches
+    from training.loop import TrainingLoop
+    from training.order import EpochOrder
+    from training.run_folder import RunFolder
+    from vqvae.custom_vqgan import CustomVQGAN
+    from vqvae.discriminator import PatchDiscriminator
+    from vqvae.losses import load_lpips
+    from vqvae.vqgan_trainer import VQGANOptions, VQGANTask
+
+    accelerator = make_accelerator(args.device, args.mixed_precision)
+    lpips = load_lpips(args.lpips_net, args.lpips_weights) if args.perceptual_loss_weight else None
+    data = open_data(
+        args.data_dir,
+        image_size=args.image_size,
+        channels=args.in_channels,
+        colormap=args.colormap,
+        multiple_of=2 ** (len(args.block_out_channels) - 1),
+        split=split_options(args),
+        class_level=args.class_level,
+        skip_unreadable=args.skip_unreadable,
+        output_dir=args.output_dir,
+        augmentation=augmentation(args),
+    )
+    torch.manual_seed(args.seed)
+    model = CustomVQGAN(
+        in_channels=args.in_channels,
+        out_channels=args.out_channels,
+        latent_channels=args.latent_channels,
+        num_vq_embeddings=args.num_vq_embeddings,
+        block_out_channels=tuple(args.block_out_channels),
+        layers_per_block=args.layers_per_block,
+        norm_num_groups=args.norm_num_groups,
+        mid_block_add_attention=not args.no_mid_attention,
+    )
+    critic = PatchDiscriminator(args.out_channels, args.disc_channels, args.disc_layers)
+    order = EpochOrder(len(data.train), args.batch_size, args.seed)
+    options = VQGANOptions(**{name: getattr(args, name) for name in VQGANOptions.__dataclass_fields__})
+    held_out = data.val if len(data.val) else data.train
+    task = VQGANTask(
+        accelerator,
+        model,
+        critic,
+        lpips,
+        options,
+        calibration_images(data.train, args.calibration_images, args.seed),
+        fixed_loader(data.train, args.batch_size, args.num_workers),
+        fixed_loader(held_out, args.batch_size, args.num_workers),
+        data.contract,
+        {"arguments": plain(args), "train_images": digest(data.train.paths)},
+        args.epochs * len(order),
+        args.seed,
+    )
+    for note in data.notes:
+        print(note)
+    print(
+        f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images of "
+        f"{len(data.contract.classes)} classes at {data.contract.image_size}; "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters; "
+        f"{task.live} of {args.num_vq_embeddings} codes live (the data has enough latents for so many); "
+        f"{len(order)} steps an epoch, {task.total_steps} in all, the critic from step {task.critic_start}; "
+        f"device {accelerator.device}",
+        flush=True,
+    )
+    if not len(data.val):
+        print("no validation images: the figures below are of training images (see --val_fraction)")
+    if args.dry_run:
+        return 0
+    folder = RunFolder(args.output_dir)
+    if args.restart:
+        folder.clear()
+    folder.check_same_run(plain(args), MAY_CHANGE)
+    tracker = make_tracker(args)
+    loop = TrainingLoop(
+        task,
+        order,
+        training_batches(data.train, order, args.num_workers),
+        folder,
+        tracker,
+        loop_options(args),
+    )
+    try:
+        loop.resume()
+        return loop.run()
+    finally:
+        tracker.close()
+        folder.close()
+
+
+if __name__ == "__main__":
+    run_script(lambda: train(parse()))

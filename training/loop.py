@@ -1,0 +1,237 @@
+"""The loop both stages share: steps, logging, validation, pictures, saves, stops and exact resume."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from errors import UserError
+from training import checkpoint
+from training.order import EpochOrder
+from training.run_folder import RunFolder
+from training.stopping import StopRequest
+from training.tracking import Tracker
+
+
+class NonFiniteError(UserError):
+    """A loss or gradient is no number; raised before any optimiser stepped on it."""
+
+    def __init__(self, term: str, value: float) -> None:
+        super().__init__(f"{term} is {value}")
+        self.term = term
+
+
+def check_finite(terms: dict[str, Tensor]) -> None:
+    """Raise ``NonFiniteError`` for the first term that is not finite, naming it."""
+    if torch.stack([value.detach().float() for value in terms.values()]).isfinite().all():
+        return  # one transfer from the device in the usual case
+    for name, value in terms.items():
+        if not torch.isfinite(value):
+            raise NonFiniteError(name, float(value))
+
+
+class Task(Protocol):
+    """What a stage gives to the loop. ``name`` is its checkpoints' prefix."""
+
+    name: str
+
+    def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
+        """One step of every optimiser on ``batch``; returns scalars to log."""
+
+    def validate(self) -> dict[str, float]:
+        """Figures on held-out data, which is always the same."""
+
+    def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
+        """Write pictures after ``epoch``; returns name and path of each."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, apart from the random state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""
+
+    def export(self, epoch: int) -> dict[str, Any]:
+        """The self-contained inference checkpoint."""
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How long to train and how often to look.
+
+    Attributes:
+        epochs: passes over the training data.
+        logging_steps: steps between logged lines.
+        validation_epochs: epochs between validations and pictures.
+        save_epochs: epochs between inference checkpoints (and training states).
+        save_steps: steps between training states in mid-epoch; 0 for none.
+        keep: training states and inference checkpoints that stay on the disk, the newest ones.
+    """
+
+    epochs: int
+    logging_steps: int = 10
+    validation_epochs: int = 5
+    save_epochs: int = 10
+    save_steps: int = 0
+    keep: int = 3
+
+
+class TrainingLoop:
+    """Runs a ``Task`` to its last epoch, from wherever the run folder's last state stands.
+
+    Args:
+        task: the stage.
+        order: the data order; its length is the steps per epoch.
+        batches: (epoch from 0, first batch) -> iterator of batches, in the order of ``order``.
+        folder: the run folder, held by this process.
+        tracker: metrics' second home.
+        options: see ``LoopOptions``.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        order: EpochOrder,
+        batches: Callable[[int, int], Iterator[Any]],
+        folder: RunFolder,
+        tracker: Tracker,
+        options: LoopOptions,
+    ) -> None:
+        self.task = task
+        self.order = order
+        self.batches = batches
+        self.folder = folder
+        self.tracker = tracker
+        self.options = options
+        self.step = 0
+        self._saved_at = -1
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.options.epochs * len(self.order)
+
+    def resume(self) -> None:
+        """Go on from ``state_last.pt`` where there is one.
+
+        Raises:
+            UserError: it belongs to another stage, data order or format.
+        """
+        if not self.folder.state_path.exists():
+            return
+        state = checkpoint.load(self.folder.state_path, f"{self.task.name}-state")
+        if state["steps_per_epoch"] != len(self.order):
+            raise UserError(
+                f"{self.folder.state_path}: was trained with {state['steps_per_epoch']} steps an epoch, the data now "
+                f"gives {len(self.order)}: restore the data, or start over with --restart"
+            )
+        self.step = self._saved_at = state["step"]
+        self.task.load_state_dict(state["task"])
+        torch.set_rng_state(state["random"]["cpu"])
+        if torch.cuda.is_available() and state["random"]["cuda"]:
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        self.folder.forget_after(self.step)
+        print(f"resuming after step {self.step} of {self.total_steps} ({self.folder.state_path})", flush=True)
+
+    def run(self) -> int:
+        """Train to the end; 0, or 128 + the signal that asked to stop.
+
+        Raises:
+            UserError: a loss or gradient is not finite (the last good state stays).
+        """
+        if self.step >= self.total_steps:
+            print(f"already trained for {self.options.epochs} epochs; raise --epochs to go on", flush=True)
+            return 0
+        per_epoch = len(self.order)
+        with (
+            StopRequest() as stop,
+            tqdm(total=self.total_steps, initial=self.step, desc=self.task.name, unit="step", dynamic_ncols=True) as bar,
+        ):
+            for epoch in range(self.step // per_epoch, self.options.epochs):
+                bar.set_description(f"{self.task.name} epoch {epoch + 1}/{self.options.epochs}", refresh=False)
+                for batch in self.batches(epoch, self.step % per_epoch):
+                    self._one_step(batch, epoch, bar)
+                    if stop.signal is not None:
+                        return self._leave(stop.signal)
+        print(f"done: {self.folder.path / f'{self.task.name}_epoch_{self.options.epochs}.pt'}", flush=True)
+        return 0
+
+    def _one_step(self, batch: Any, epoch: int, bar: tqdm) -> None:
+        try:
+            values = self.task.train_step(batch, self.step)
+        except NonFiniteError as error:
+            raise UserError(
+                f"step {self.step + 1}: {error}; stopped before the optimiser used it. The last good state is "
+                f"{self.folder.state_path if self.folder.state_path.exists() else 'none yet'}. Try a lower --lr, "
+                "--mixed_precision no, or a lower weight of that term"
+            ) from error
+        self.step += 1
+        bar.update()
+        if self.step % self.options.logging_steps == 0 or self.step == self.total_steps:
+            logged = {name: float(value) for name, value in values.items()}
+            self._log({f"train/{name}": value for name, value in logged.items()}, epoch)
+            bar.set_postfix({name: f"{value:.3g}" for name, value in list(logged.items())[:5]})
+        ended = self.step % len(self.order) == 0
+        last = self.step == self.total_steps
+        if ended and (last or (epoch + 1) % self.options.validation_epochs == 0):
+            self._validate(epoch, bar)
+        if ended and (last or (epoch + 1) % self.options.save_epochs == 0):
+            self._export(epoch + 1)
+            self.save()
+        elif self.options.save_steps and self.step % self.options.save_steps == 0:
+            self.save()
+
+    def _log(self, values: dict[str, float], epoch: int) -> None:
+        self.folder.log({"step": self.step, "epoch": epoch + 1, **values})
+        self.tracker.log({"epoch": epoch + 1, **values}, self.step)
+
+    def _validate(self, epoch: int, bar: tqdm) -> None:
+        figures = self.task.validate()
+        self._log({f"val/{name}": value for name, value in figures.items()}, epoch)
+        bar.write(
+            f"epoch {epoch + 1:4d}  " + "  ".join(f"{name} {value:.4g}" for name, value in figures.items()),
+            file=sys.stdout,
+        )
+        sys.stdout.flush()
+        for name, path in self.task.draw(self.folder.pictures, epoch + 1).items():
+            self.tracker.picture(name, path, self.step)
+
+    def _export(self, epoch: int) -> None:
+        payload = {"format_version": checkpoint.FORMAT_VERSION, "kind": self.task.name, **self.task.export(epoch)}
+        checkpoint.save(payload, self.folder.path / f"{self.task.name}_epoch_{epoch}.pt")
+        self.folder.keep_newest(f"{self.task.name}_epoch_*.pt", self.options.keep)
+
+    def save(self) -> None:
+        """Write ``state_last.pt`` and its numbered older brothers, unless this step is saved already."""
+        if self._saved_at == self.step:
+            return
+        state = {
+            "format_version": checkpoint.FORMAT_VERSION,
+            "kind": f"{self.task.name}-state",
+            "step": self.step,
+            "steps_per_epoch": len(self.order),
+            "task": self.task.state_dict(),
+            "random": {
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            },
+        }
+        if self.options.keep > 1:
+            self.folder.keep_previous_state(self._saved_at, self.options.keep - 1)
+        checkpoint.save(state, self.folder.state_path)
+        self._saved_at = self.step
+
+    def _leave(self, number: int) -> int:
+        self.save()
+        print(
+            f"stopped by signal {number} after step {self.step} of {self.total_steps}; saved: run the same command "
+            "again to go on",
+            file=sys.stderr,
+        )
+        return 128 + number

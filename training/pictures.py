@@ -1,0 +1,100 @@
+"""Pictures of a run: labelled sheets of images, training curves, spectra."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from training.checkpoint import write_atomically
+
+CELL = 128  # least side of an image in a sheet, in pixels
+GAP = 4
+LABEL_HEIGHT = 14
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write ``image`` as PNG, whole or not at all."""
+    write_atomically(path, lambda file: image.save(file, format="PNG"))
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a matplotlib figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+
+
+def sheet(rows: list[tuple[str, list[Image.Image]]], path: Path) -> None:
+    """Write rows of images, each under its label, to one PNG.
+
+    Small images are enlarged by a whole factor without smoothing, so that pixels stay what they are.
+    """
+    width, height = rows[0][1][0].size
+    factor = max(1, math.ceil(CELL / min(width, height)))
+    cell_w, cell_h = width * factor + GAP, height * factor + GAP
+    columns = max(len(images) for _, images in rows)
+    canvas = Image.new("RGB", (columns * cell_w + GAP, len(rows) * (cell_h + LABEL_HEIGHT) + GAP), "white")
+    pen = ImageDraw.Draw(canvas)
+    top = GAP
+    for label, images in rows:
+        pen.text((GAP, top), label, fill="black")
+        for number, image in enumerate(images):
+            enlarged = image.convert("RGB").resize((width * factor, height * factor), Image.Resampling.NEAREST)
+            canvas.paste(enlarged, (GAP + number * cell_w, top + LABEL_HEIGHT))
+        top += cell_h + LABEL_HEIGHT
+    save_png(canvas, path)
+
+
+def spectra_plot(rows_db: np.ndarray, columns_db: np.ndarray, path: Path) -> None:
+    """Plot the power of reconstructions over that of images (dB) against spatial frequency (cycles a pixel)."""
+    figure = Figure(figsize=(6, 3.2))
+    axes = figure.add_subplot()
+    for values, label in ((rows_db, "rows (along slow time)"), (columns_db, "columns (along Doppler)")):
+        axes.plot(np.linspace(0, 0.5, len(values)), values, label=label)
+    axes.axhspan(-1, 1, alpha=0.15, color="tab:green", label="within 1 dB")
+    axes.set(xlabel="spatial frequency (cycles / pixel)", ylabel="reconstruction / real (dB)", ylim=(-10, 6))
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Read ``metrics.jsonl`` into one (steps, values) series per metric; a torn last line is passed over."""
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        for name, value in entry.items():
+            if name not in ("step", "epoch"):
+                steps, values = series.setdefault(name, ([], []))
+                steps.append(entry["step"])
+                values.append(value)
+    return series
+
+
+def curves(metrics_path: Path, path: Path) -> None:
+    """Plot every metric of a run against the step, one small panel each."""
+    series = read_metrics(metrics_path)
+    if not series:
+        return
+    columns = 4
+    figure = Figure(figsize=(4 * columns, 2.4 * math.ceil(len(series) / columns)))
+    for number, (name, (steps, values)) in enumerate(sorted(series.items()), start=1):
+        axes = figure.add_subplot(math.ceil(len(series) / columns), columns, number)
+        axes.plot(steps, values, linewidth=1, marker="." if len(steps) < 30 else None)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    save_figure(figure, path)

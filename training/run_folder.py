@@ -1,0 +1,132 @@
+"""One folder per run: its lock, arguments, metrics, pictures and checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from errors import UserError
+from training import checkpoint
+
+STATE_NAME = "state_last.pt"
+
+
+class RunFolder:
+    """``output_dir`` held by this process alone until ``close``.
+
+    Holds ``arguments.json``, ``metrics.jsonl`` (one JSON object per logged step), ``pictures/``, the training states
+    ``state_last.pt`` and ``state_step_N.pt``, and the inference checkpoints.
+
+    Raises:
+        UserError: another process trains in the same folder (its pid is named), or it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.metrics_path = self.path / "metrics.jsonl"
+        try:
+            (self.path / "pictures").mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / ".lock")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            owner = self._owner()
+            raise UserError(
+                f"--output_dir {path}: another run is writing there (process {owner}); wait for it or choose another"
+            ) from None
+        except OSError as error:
+            raise UserError(f"--output_dir {path}: cannot be written ({error})") from error
+        (self.path / ".pid").write_text(str(os.getpid()))
+
+    def _owner(self) -> str:
+        try:
+            return (self.path / ".pid").read_text().strip() or "unknown"
+        except OSError:
+            return "unknown"
+
+    @property
+    def state_path(self) -> Path:
+        """The newest training state."""
+        return self.path / STATE_NAME
+
+    @property
+    def pictures(self) -> Path:
+        """Where pictures go."""
+        return self.path / "pictures"
+
+    def check_same_run(self, arguments: dict[str, Any], may_change: set[str]) -> None:
+        """Compare with ``arguments.json`` of the run found here, then write the new ones.
+
+        Raises:
+            UserError: a flag outside ``may_change`` differs, so resuming would mix two runs.
+        """
+        path = self.path / "arguments.json"
+        if self.state_path.exists() and path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            changed = [
+                f"--{name} was {before[name]}, is {value}"
+                for name, value in arguments.items()
+                if name in before and name not in may_change and before[name] != value
+            ]
+            if changed:
+                raise UserError(
+                    f"--output_dir {self.path}: holds a run with other settings ({'; '.join(changed)}): "
+                    "choose another folder, or start over with --restart"
+                )
+        checkpoint.save_json(arguments, path)
+
+    def clear(self) -> None:
+        """Forget an earlier run: its states, metrics and pictures. Inference checkpoints go too."""
+        for pattern in ("state_*.pt", "*_epoch_*.pt", "metrics.jsonl", "pictures/*"):
+            for path in self.path.glob(pattern):
+                path.unlink()
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with open(self.metrics_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop logged lines past ``step``: the resumed run will write them again. A torn last line goes too."""
+        if not self.metrics_path.exists():
+            return
+        kept = []
+        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError):
+                continue
+        text = "".join(line + "\n" for line in kept)
+        checkpoint.write_atomically(self.metrics_path, lambda file: file.write(text.encode()))
+
+    def keep_previous_state(self, step: int, number: int) -> None:
+        """Give ``state_last.pt`` (of ``step``) a second name, so that replacing it does not lose it.
+
+        A file system without hard links keeps the newest state alone.
+        """
+        if not self.state_path.exists():
+            return
+        previous = self.path / f"state_step_{step}.pt"
+        with contextlib.suppress(OSError):
+            previous.unlink(missing_ok=True)
+            os.link(self.state_path, previous)
+        self.keep_newest("state_step_*.pt", number)
+
+    def keep_newest(self, pattern: str, number: int) -> None:
+        """Delete all but the ``number`` newest files of ``pattern`` (by the number in their name)."""
+
+        def index(path: Path) -> int:
+            return int(path.stem.rsplit("_", 1)[1])
+
+        for path in sorted(self.path.glob(pattern), key=index)[:-number]:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        (self.path / ".pid").unlink(missing_ok=True)
+        self._lock.release()

@@ -1,0 +1,102 @@
+"""What both training scripts do before they train: their common flags, device, data order and trackers."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from training.arguments import count, integer, output_dir, positive_int
+
+# Flags that say how to watch, save and read, not what is learned: they may change when a run is resumed.
+MAY_CHANGE = {
+    "logging_steps",
+    "save_epochs",
+    "save_steps",
+    "validation_epochs",
+    "keep_checkpoints",
+    "use_wandb",
+    "wandb_project",
+    "wandb_name",
+    "num_workers",
+    "restart",
+    "epochs",
+    "dry_run",
+    "output_dir",
+    "device",
+}
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str) -> None:
+    """Add the flags that both stages share, apart from those of their data and their model."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--output_dir", type=output_dir, default=folder, help="run folder; an unfinished run resumes")
+    group.add_argument("--restart", action="store_true", help="forget the run in the folder and begin again")
+    group.add_argument("--seed", type=count, default=0, help="of weights, data order and noise")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to train")
+    group.add_argument(
+        "--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="precision of the networks' products"
+    )
+    group.add_argument("--num_workers", type=count, default=0, help="processes that read images; 0: this one")
+    group.add_argument("--logging_steps", type=positive_int, default=10, help="steps between logged lines")
+    group.add_argument("--validation_epochs", type=positive_int, default=5, help="epochs between validations")
+    group.add_argument("--save_epochs", type=positive_int, default=10, help="epochs between checkpoints")
+    group.add_argument("--save_steps", type=count, default=0, help="steps between training states; 0: epochs only")
+    group.add_argument("--keep_checkpoints", type=integer(1), default=3, help="newest checkpoints kept of each kind")
+    group.add_argument("--use_wandb", action="store_true", help="also log to Weights & Biases (offline without a key)")
+    group.add_argument("--wandb_project", default=project, help="project there")
+    group.add_argument("--wandb_name", default=None, help="run's name there (default: chosen by wandb)")
+    group.add_argument("--dry_run", action="store_true", help="check everything, print the plan, do nothing")
+
+
+def plain(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments as plain JSON types."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [convert(item) for item in value]
+        return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
+
+    return {name: convert(value) for name, value in sorted(vars(args).items())}
+
+
+def make_accelerator(device: str, mixed_precision: str) -> Any:
+    """An ``Accelerator`` on the asked device.
+
+    Raises:
+        UserError: the device is not there, or cannot do the precision.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    from errors import UserError
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True, "auto": True}
+    if not there[device]:
+        raise UserError(f"--device {device}: this machine has none; use --device auto")
+    cpu = device == "cpu" or (device == "auto" and not (there["cuda"] or there["mps"]))
+    if cpu and mixed_precision == "fp16":
+        raise UserError("--mixed_precision fp16: needs a GPU; use no or bf16 on a CPU")
+    return Accelerator(cpu=cpu, mixed_precision=mixed_precision)
+
+
+def make_tracker(args: argparse.Namespace) -> Any:
+    """The tracker that was asked for."""
+    from training.tracking import NoTracker, WandbTracker
+
+    if not args.use_wandb:
+        return NoTracker()
+    return WandbTracker(args.wandb_project, args.wandb_name, args.output_dir, plain(args))
+
+
+def loop_options(args: argparse.Namespace) -> Any:
+    """The training loop's options from the common flags."""
+    from training.loop import LoopOptions
+
+    return LoopOptions(
+        epochs=args.epochs,
+        logging_steps=args.logging_steps,
+        validation_epochs=args.validation_epochs,
+        save_epochs=args.save_epochs,
+        save_steps=args.save_steps,
+        keep=args.keep_checkpoints,
+    )

@@ -1,0 +1,120 @@
+"""``CustomVQGAN``: diffusers' encoder and decoder around a codebook made for spectrograms.
+
+Legend: B batch, C image channels, (H, W) image, D latent channels, (h, w) latent grid = image / factor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import Decoder, Encoder
+from torch import Tensor, nn
+
+from vqvae.quantizer import SpectrogramQuantizer
+
+
+@dataclass
+class VQGANOutput:
+    """One pass of the VQ-GAN: ``sample`` (B, C, H, W), ``latents`` before quantisation (B, D, h, w),
+    ``commitment_loss`` scalar, ``indices`` of the codes (B, h, w)."""
+
+    sample: Tensor
+    latents: Tensor
+    commitment_loss: Tensor
+    indices: Tensor
+
+
+class CustomVQGAN(ModelMixin, ConfigMixin):
+    """Vector-quantised autoencoder (Esser et al. 2021) for images in [-1, 1].
+
+    The image sides must divide by ``factor`` = 2 ** (len(block_out_channels) - 1); the data set pads them.
+
+    Args:
+        in_channels, out_channels: image channels, 1 (a scalar decibel map) or 3 (colours).
+        latent_channels: D.
+        num_vq_embeddings: rows of the codebook.
+        block_out_channels: width of each resolution level, each a multiple of ``norm_num_groups``.
+        layers_per_block: residual blocks per level.
+        norm_num_groups: groups of the group norms.
+        mid_block_add_attention: one attention head over all (h, w) positions in the middle of both halves.
+        commitment_beta: weight of the commitment term inside the quantiser.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        latent_channels: int = 4,
+        num_vq_embeddings: int = 8192,
+        block_out_channels: tuple[int, ...] = (64, 128, 256),
+        layers_per_block: int = 2,
+        norm_num_groups: int = 32,
+        mid_block_add_attention: bool = True,
+        commitment_beta: float = 0.25,
+    ) -> None:
+        super().__init__()
+        levels = len(block_out_channels)
+        common = dict(
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
+            mid_block_add_attention=mid_block_add_attention,
+        )
+        # double_z would emit a mean and a log-variance; a codebook wants one vector.
+        self.encoder = Encoder(
+            in_channels=in_channels,
+            out_channels=latent_channels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            double_z=False,
+            **common,
+        )
+        self.quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
+        self.quantize = SpectrogramQuantizer(num_vq_embeddings, latent_channels, beta=commitment_beta)
+        self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
+        self.decoder = Decoder(
+            in_channels=latent_channels,
+            out_channels=out_channels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            **common,
+        )
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent position, along each side."""
+        return 2 ** (len(self.config.block_out_channels) - 1)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The decoder's last weight: where loss gradients are weighed against each other."""
+        return self.decoder.conv_out.weight
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images in [-1, 1] to latents before quantisation. (B, C, H, W) -> (B, D, h, w)."""
+        return self.quant_conv(self.encoder(images))
+
+    def decode(self, latents: Tensor, quantise: bool = True) -> Tensor:
+        """Latents to images, not clamped. (B, D, h, w) -> (B, C, H, W).
+
+        ``quantise`` snaps every vector to its nearest code first, as stage 2 samples need (they are continuous).
+        """
+        if quantise:
+            latents = self.quantize(latents)[0]
+        return self.decoder(self.post_quant_conv(latents))
+
+    def forward(self, images: Tensor) -> VQGANOutput:
+        """Reconstruct images in [-1, 1]. (B, C, H, W) -> ``VQGANOutput``."""
+        latents = self.encode(images)
+        quantised, commitment_loss, (_, _, indices) = self.quantize(latents)
+        return VQGANOutput(self.decode(quantised, quantise=False), latents, commitment_loss, indices)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and codes as a user would get them: clamped to [-1, 1]. (B, C, H, W) -> same, (B, h, w)."""
+        output = self(images)
+        return output.sample.clamp(-1, 1), output.indices

@@ -1,0 +1,103 @@
+"""Stage 1's reconstruction terms: perceptual distance, texture spectra, and what validation reports.
+
+Legend: B batch, C channels, (H, W) Doppler by slow time; images in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from errors import UserError
+from vqvae.quantizer import freeze
+
+LPIPS_NETS = ("vgg", "alex", "squeeze")
+
+
+def load_lpips(net: str, weights: Path | None) -> nn.Module:
+    """LPIPS (Zhang et al. 2018) with a pretrained backbone: (B, C, H, W) twice -> (B, 1, 1, 1).
+
+    Args:
+        net: one of ``LPIPS_NETS``.
+        weights: torchvision's state dict of that backbone as a local file, or None to let torchvision fetch it.
+
+    Raises:
+        UserError: the weights can neither be read nor fetched.
+    """
+    import lpips
+
+    ways_out = (
+        "either run once with a network so that torchvision can fetch them, or give a local file with "
+        "--lpips_weights, or go without with --perceptual_loss_weight 0"
+    )
+    if weights is None:
+        try:
+            return freeze(lpips.LPIPS(net=net, verbose=False))
+        except Exception as error:  # torchvision raises URLError, OSError, RuntimeError, by the kind of failure
+            raise UserError(f"LPIPS: the {net} weights are not on this machine ({error}): {ways_out}") from error
+    try:
+        backbone = torch.load(weights, map_location="cpu", weights_only=True)
+        features = {key.removeprefix("features."): value for key, value in backbone.items() if "features" in key}
+        model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        _fill_backbone(model.net, features)
+    except Exception as error:
+        raise UserError(f"--lpips_weights {weights}: not torchvision's {net} weights ({error}): {ways_out}") from error
+    return freeze(model)
+
+
+def _fill_backbone(net: nn.Module, features: dict[str, Tensor]) -> None:
+    """Copy torchvision's ``features.N.*`` into LPIPS' slices, which keep torchvision's layer numbers."""
+    renamed = {}
+    for name in net.state_dict():
+        _, layer = name.split(".", 1)  # "slice3.10.weight" -> "10.weight"
+        if layer not in features:
+            raise KeyError(f"no features.{layer} in the file")
+        renamed[name] = features[layer]
+    net.load_state_dict(renamed)
+
+
+def power_spectra(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean power spectrum of the rows and of the columns of each image. (B, C, H, W) -> (B, W/2+1), (B, H/2+1).
+
+    Hann-windowed, so that the jump between opposite edges does not leak over the texture; without the mean of the
+    line, which is brightness and not texture.
+    """
+    spectra = []
+    for lines in (images.float(), images.float().transpose(-1, -2)):
+        window = torch.hann_window(lines.shape[-1], device=lines.device)
+        lines = (lines - lines.mean(-1, keepdim=True)) * window
+        spectra.append(torch.fft.rfft(lines, norm="ortho").abs().square().mean(dim=(1, 2)))
+    return spectra[0], spectra[1]
+
+
+def spectral_loss(reconstruction: Tensor, images: Tensor, floor: float = 1e-5) -> Tensor:
+    """Mean absolute difference of log power spectra over rows and columns, in nepers of power; scalar.
+
+    L1 rewards the mean of all textures that fit, which is none; this asks for the texture's energy at each
+    spatial frequency, whatever its phase. ``floor`` is far below 8-bit quantisation noise.
+    """
+    terms = [
+        ((mine + floor).log() - (theirs + floor).log()).abs().mean()
+        for mine, theirs in zip(power_spectra(reconstruction), power_spectra(images), strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+def spectra_difference_db(reconstruction: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Power of reconstructions over that of images in dB per spatial frequency, over all rows and all columns.
+
+    (B, C, H, W) twice -> (W/2+1,), (H/2+1,). Zero everywhere is a texture kept whole; negative is blur.
+    """
+    rows, columns = (
+        10 * torch.log10((mine.mean(0) + 1e-12) / (theirs.mean(0) + 1e-12))
+        for mine, theirs in zip(power_spectra(reconstruction), power_spectra(images), strict=True)
+    )
+    return rows, columns
+
+
+def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image in dB, the peak being the range [-1, 1]. (B, C, H, W) -> (B,)."""
+    error = (reconstruction.float() - images.float()).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(4.0 / error.clamp(min=1e-10))

@@ -1,0 +1,130 @@
+"""Stage 1's bookkeeping: the checkpoint that rebuilds its model, statistics of latents and codes, pictures.
+
+Legend: N images, (C, H, W) image in [-1, 1], D latent channels, (h, w) latent grid, L live codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from training import checkpoint
+from vqvae.custom_vqgan import CustomVQGAN
+from vqvae.losses import psnr, spectra_difference_db
+from vqvae.quantizer import freeze, perplexity
+
+KIND = "vqgan"
+
+
+def describe(model: CustomVQGAN) -> dict[str, Any]:
+    """A model's architecture as plain JSON types, from which ``build`` makes it again."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in model.config.items()
+        if not name.startswith("_")
+    }
+
+
+def build(config: dict[str, Any], weights: dict[str, Tensor]) -> CustomVQGAN:
+    """Rebuild a model from ``describe`` and its weights, frozen and ready for inference."""
+    model = CustomVQGAN(**{name: tuple(v) if isinstance(v, list) else v for name, v in config.items()})
+    model.load_state_dict(weights)
+    return freeze(model)
+
+
+def load_vqgan(path: Path) -> tuple[CustomVQGAN, dict[str, Any]]:
+    """Read a stage 1 checkpoint: the model with its averaged weights, frozen, and the rest of the file.
+
+    Raises:
+        UserError: not a usable stage 1 checkpoint.
+    """
+    payload = checkpoint.load(path, KIND)
+    try:
+        return build(payload["config"], payload["weights"]), payload
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path}: incomplete stage 1 checkpoint ({str(error).splitlines()[0]})") from error
+
+
+@torch.no_grad()
+def latent_statistics(latents: Tensor) -> dict[str, list[float]]:
+    """Mean and standard deviation of every latent channel. (N, D, h, w) -> {"mean": D floats, "std": D floats}."""
+    channels = latents.double().transpose(0, 1).flatten(1)
+    return {"mean": channels.mean(1).tolist(), "std": channels.std(1).clamp(min=1e-6).tolist()}
+
+
+class ReconstructionFigures:
+    """Gathers held-out reconstructions into the figures that validation reports.
+
+    Code use is counted over exactly the images that were given, never over the run.
+    """
+
+    def __init__(self, live: int) -> None:
+        self._counts = torch.zeros(live, dtype=torch.int64)
+        self._psnr: list[Tensor] = []
+        self._lpips: list[Tensor] = []
+        self._spectra: list[tuple[Tensor, Tensor]] = []
+        self._weights: list[int] = []
+
+    def add(self, images: Tensor, reconstruction: Tensor, indices: Tensor, lpips: torch.nn.Module | None) -> None:
+        """Take one batch: (N, C, H, W) twice, (N, h, w)."""
+        self._counts += torch.bincount(indices.flatten().cpu(), minlength=len(self._counts))
+        self._psnr.append(psnr(reconstruction, images).cpu())
+        if lpips is not None:
+            self._lpips.append(lpips(reconstruction.float(), images.float()).flatten().cpu())
+        self._spectra.append(tuple(part.cpu() for part in spectra_difference_db(reconstruction, images)))
+        self._weights.append(len(images))
+
+    @property
+    def counts(self) -> Tensor:
+        """How often each live code was used, (L,)."""
+        return self._counts
+
+    def spectra(self) -> tuple[Tensor, Tensor]:
+        """Power of reconstructions over that of images, dB per spatial frequency: rows (W/2+1,), columns (H/2+1,)."""
+        share = torch.tensor(self._weights, dtype=torch.float32)
+        share = share / share.sum()
+        rows, columns = zip(*self._spectra, strict=True)
+        return (torch.stack(rows) * share[:, None]).sum(0), (torch.stack(columns) * share[:, None]).sum(0)
+
+    def summary(self) -> dict[str, float]:
+        """psnr (dB), lpips where measured, codes_used, codes_live, usage, perplexity, spectrum errors (dB)."""
+        live = len(self._counts)
+        used = int((self._counts > 0).sum())
+        rows, columns = self.spectra()
+        figures = {"psnr": float(torch.cat(self._psnr).mean())}
+        if self._lpips:
+            figures["lpips"] = float(torch.cat(self._lpips).mean())
+        return figures | {
+            "codes_used": used,
+            "codes_live": live,
+            "usage": used / live,
+            "perplexity": perplexity(self._counts),
+            # The first bins hold the window's skirt of the line's mean; texture begins above them.
+            "row_spectrum_db": float(rows[2:].abs().mean()),
+            "column_spectrum_db": float(columns[2:].abs().mean()),
+            "row_spectrum_worst_db": float(rows[2:].abs().max()),
+            "column_spectrum_worst_db": float(columns[2:].abs().max()),
+        }
+
+
+@torch.no_grad()
+def evaluate_reconstruction(
+    model: CustomVQGAN, batches: Iterable[Tensor], lpips: torch.nn.Module | None = None
+) -> ReconstructionFigures:
+    """Reconstruct every batch (N, C, H, W) and gather the figures."""
+    figures = ReconstructionFigures(int(model.quantize.live))
+    for images in batches:
+        reconstruction, indices = model.reconstruct(images)
+        figures.add(images, reconstruction, indices, lpips)
+    return figures
+
+
+@torch.no_grad()
+def encode_all(model: CustomVQGAN, batches: Iterable[Tensor]) -> Tensor:
+    """Latents before quantisation of every batch (N, C, H, W), gathered on the CPU: (sum N, D, h, w) float32."""
+    return torch.cat([model.encode(images).float().cpu() for images in batches])

@@ -1,0 +1,314 @@
+"""Stage 1's training step: reconstruction, commitment and, from its start on, the critic.
+
+Legend: B batch, (C, H, W) image in [-1, 1], D latent channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dataset import DataContract, tensor_to_images
+from training import pictures
+from training.loop import check_finite
+from training.order import mix_seed
+from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
+from vqvae import utils
+from vqvae.custom_vqgan import CustomVQGAN
+from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
+from vqvae.losses import spectral_loss
+from vqvae.quantizer import live_codes
+
+
+@dataclass(frozen=True)
+class VQGANOptions:
+    """Weights, rates and moments of stage 1. Moments are fractions of the run, so that short runs have them too.
+
+    Attributes:
+        lr, disc_lr: learning rates of model and critic.
+        lr_schedule: ``"cosine"`` or ``"constant"``, after the warm-up.
+        warmup: fraction of the run in which the rates rise from zero.
+        reconstruction_loss_weight: of the L1 distance.
+        perceptual_loss_weight: of LPIPS.
+        spectral_loss_weight: of the distance between log power spectra.
+        vq_embed_loss_weight: of the commitment term.
+        g_loss_adv_weight: of the critic's term, relative to the reconstruction's pull (see ``adaptive_weight``).
+        gradient_penalty_weight: of the critic's gradient penalty.
+        penalty_every: critic steps between penalties, each then weighed as many times.
+        codebook_start: fraction of the run before the first code is placed; until then latents pass unquantised.
+        disc_start: fraction of the run at which the critic begins to learn.
+        disc_ramp: fraction of the run over which its weight then rises from zero.
+        ema_decay: of the averaged weights.
+        max_grad_norm: gradients of the model are clipped to it.
+    """
+
+    lr: float = 1e-4
+    disc_lr: float = 1e-4
+    lr_schedule: str = "cosine"
+    warmup: float = 0.02
+    reconstruction_loss_weight: float = 1.0
+    perceptual_loss_weight: float = 1.0
+    spectral_loss_weight: float = 0.0
+    vq_embed_loss_weight: float = 1.0
+    g_loss_adv_weight: float = 0.1
+    gradient_penalty_weight: float = 10.0
+    penalty_every: int = 1
+    codebook_start: float = 0.03
+    disc_start: float = 0.3
+    disc_ramp: float = 0.1
+    ema_decay: float = 0.999
+    max_grad_norm: float = 1.0
+
+
+RESTART_EVERY = 10  # steps between looks for dead codes
+SETTLE = 0.8  # fraction of the run after which codes are no longer moved by restarts
+
+
+class VQGANTask:
+    """Stage 1 for the training loop: the model, the critic, their optimisers and averages.
+
+    Args:
+        accelerator: device, precision and processes.
+        model, critic: freshly built.
+        lpips: the perceptual distance, or None.
+        options: see ``VQGANOptions``.
+        calibration: training images (N, C, H, W) on which the codebook is placed.
+        train, validation: loaders of (images, labels) in a fixed order, for statistics and figures.
+        contract: the data's contract, saved in every checkpoint.
+        identity: plain JSON facts saved in every checkpoint (arguments, split).
+        total_steps: of the whole run.
+        seed: of the run.
+    """
+
+    name = "vqgan"
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: CustomVQGAN,
+        critic: PatchDiscriminator,
+        lpips: nn.Module | None,
+        options: VQGANOptions,
+        calibration: Tensor,
+        train: DataLoader,
+        validation: DataLoader,
+        contract: DataContract,
+        identity: dict[str, Any],
+        total_steps: int,
+        seed: int,
+    ) -> None:
+        self.accelerator = accelerator
+        self.options = options
+        self.total_steps = total_steps
+        self.calibration = calibration
+        self.train = train
+        self.validation = validation
+        self.contract = contract
+        self.identity = identity
+        self.seed = seed
+        self.lpips = lpips.to(accelerator.device) if lpips is not None else None
+        optimizer = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad], lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0
+        )
+        # A Wasserstein critic moves: momentum keeps pushing where the last critic pointed (Gulrajani et al. 2017).
+        critic_optimizer = torch.optim.AdamW(
+            critic.parameters(), lr=options.disc_lr, betas=(0.0, 0.9), weight_decay=0.0
+        )
+        self.model, self.critic, self.optimizer, self.critic_optimizer = accelerator.prepare(
+            model, critic, optimizer, critic_optimizer
+        )
+        self.raw_model = accelerator.unwrap_model(self.model)
+        self.raw_critic = accelerator.unwrap_model(self.critic)
+        self.average = moving_average(self.raw_model, options.ema_decay)
+        warmup = int(options.warmup * total_steps)
+        self.schedule = learning_rate_schedule(self.optimizer.optimizer, options.lr_schedule, warmup, total_steps)
+        critic_steps = total_steps - self.critic_start
+        self.critic_schedule = learning_rate_schedule(
+            self.critic_optimizer.optimizer, options.lr_schedule, int(options.warmup * critic_steps), critic_steps
+        )
+        tokens = len(train.dataset) * calibration.shape[-2] * calibration.shape[-1] // self.raw_model.factor**2
+        self.live = live_codes(self.raw_model.config.num_vq_embeddings, tokens)
+
+    @property
+    def critic_start(self) -> int:
+        """The step at which the critic begins to learn; past the run where it has no weight."""
+        if self.options.g_loss_adv_weight == 0:
+            return self.total_steps
+        return int(self.options.disc_start * self.total_steps)
+
+    def adversarial_ramp(self, step: int) -> float:
+        """How much of the critic's weight counts at ``step``, from 0 to 1."""
+        ramp_steps = max(int(self.options.disc_ramp * self.total_steps), 1)
+        return min(max((step - self.critic_start) / ramp_steps, 0.0), 1.0)
+
+    def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
+        """One step on ``batch`` = (images (B, C, H, W) in [-1, 1], labels)."""
+        images = batch[0].to(self.accelerator.device, non_blocking=True)
+        quantizer = self.raw_model.quantize
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, step, 1))
+        if step == int(self.options.codebook_start * self.total_steps):
+            quantizer.start(self._calibration_vectors(), self.live, generator)
+
+        self.model.train()
+        with self.accelerator.autocast():
+            output = self.model(images)
+        terms = self._reconstruction_terms(output.sample.float(), images, output.commitment_loss)
+        logged = {name: term.detach() for name, term in terms.items()}
+        total = torch.stack(list(terms.values())).sum()
+        if step >= self.critic_start:
+            adversarial = self._adversarial_term(output.sample, terms, step)
+            logged["adversarial"] = adversarial.detach()
+            total = total + adversarial
+        check_finite(logged)
+        self.accelerator.backward(total)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
+        check_finite({"gradient_norm": norm})
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+
+        if bool(quantizer.started):
+            vectors = output.latents.detach().permute(0, 2, 3, 1).reshape(-1, quantizer.vq_embed_dim)
+            quantizer.follow(vectors, output.indices.flatten())
+            if step % RESTART_EVERY == 0 and step < SETTLE * self.total_steps:
+                logged["codes_restarted"] = torch.tensor(float(quantizer.restart_dead(vectors, generator)))
+        self.average.step(self.raw_model.parameters())
+        logged = {"loss": total.detach(), **logged, "gradient_norm": norm}
+        if step >= self.critic_start:
+            logged |= self._critic_step(images, output.sample.detach(), step)
+        return logged | {"lr": torch.tensor(self.schedule.get_last_lr()[0])}
+
+    def _calibration_vectors(self) -> Tensor:
+        with torch.no_grad():
+            parts = [
+                self.raw_model.encode(images.to(self.accelerator.device)).permute(0, 2, 3, 1).flatten(0, 2)
+                for images in self.calibration.split(16)
+            ]
+        return torch.cat(parts)
+
+    def _reconstruction_terms(self, sample: Tensor, images: Tensor, commitment: Tensor) -> dict[str, Tensor]:
+        options = self.options
+        terms = {"l1": options.reconstruction_loss_weight * (sample - images).abs().mean()}
+        if self.lpips is not None:
+            terms["lpips"] = options.perceptual_loss_weight * self.lpips(sample, images).mean()
+        if options.spectral_loss_weight:
+            terms["spectral"] = options.spectral_loss_weight * spectral_loss(sample, images)
+        terms["commitment"] = options.vq_embed_loss_weight * commitment.float()
+        return terms
+
+    def _adversarial_term(self, sample: Tensor, terms: dict[str, Tensor], step: int) -> Tensor:
+        """The generator's Wasserstein term, scaled to the reconstruction's pull and ramped in."""
+        self.raw_critic.requires_grad_(False)
+        with self.accelerator.autocast():
+            adversarial = -self.raw_critic(sample).float().mean()
+        self.raw_critic.requires_grad_(True)
+        reconstruction = torch.stack([term for name, term in terms.items() if name != "commitment"]).sum()
+        scale = adaptive_weight(reconstruction, adversarial, self.raw_model.last_layer)
+        return self.options.g_loss_adv_weight * self.adversarial_ramp(step) * scale * adversarial
+
+    def _critic_step(self, real: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
+        """Wasserstein loss with gradient penalty; real and fake go through the critic in one pass."""
+        with self.accelerator.autocast():
+            scores = self.critic(torch.cat([real, fake.to(real.dtype)])).float()
+        score_real, score_fake = (part.mean() for part in scores.chunk(2))
+        loss = score_fake - score_real
+        logged = {"critic_real": score_real.detach(), "critic_fake": score_fake.detach()}
+        if step % self.options.penalty_every == 0:
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, step, 2))
+            mix = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device)
+            penalty = gradient_penalty(self.critic, real, fake, mix)
+            loss = loss + self.options.gradient_penalty_weight * self.options.penalty_every * penalty
+            logged["gradient_penalty"] = penalty.detach()
+        check_finite({"critic_loss": loss, **logged})
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.critic.parameters(), 10.0)
+        check_finite({"critic_gradient_norm": norm})
+        self.critic_optimizer.step()
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        self.critic_schedule.step()
+        return logged | {"critic_gradient_norm": norm}
+
+    def _images(self, loader: DataLoader) -> Any:
+        return (images.to(self.accelerator.device) for images, _ in loader)
+
+    def validate(self) -> dict[str, float]:
+        """Held-out figures of the averaged weights (see ``ReconstructionFigures.summary``)."""
+        with AveragedWeights(self.raw_model.eval(), self.average) as model:
+            figures = utils.evaluate_reconstruction(model, self._images(self.validation), self.lpips)
+        self._spectra = figures.spectra()
+        return figures.summary()
+
+    def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
+        """Held-out images over their reconstructions and differences, and the power spectra's difference."""
+        images = next(iter(self.validation))[0][:8]
+        with torch.no_grad(), AveragedWeights(self.raw_model.eval(), self.average) as model:
+            reconstruction, _ = model.reconstruct(images.to(self.accelerator.device))
+        sheet = folder / f"reconstructions_{epoch:04d}.png"
+        reconstruction = reconstruction.cpu()
+        difference = (2 * (reconstruction - images).abs() - 1).clamp(-1, 1)  # white is half the range
+        grey = replace(self.contract, colormap=None)
+        pictures.sheet(
+            [
+                ("held-out images", tensor_to_images(images, self.contract, "model")),
+                ("reconstructions", tensor_to_images(reconstruction, self.contract, "model")),
+                ("absolute difference, doubled", tensor_to_images(difference, grey, "model")),
+            ],
+            sheet,
+        )
+        spectra = folder / f"spectra_{epoch:04d}.png"
+        pictures.spectra_plot(*(part.numpy() for part in self._spectra), spectra)
+        return {"reconstructions": sheet, "spectra": spectra}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "model": self.raw_model,
+            "critic": self.raw_critic,
+            "optimizer": self.optimizer,
+            "critic_optimizer": self.critic_optimizer,
+            "schedule": self.schedule,
+            "critic_schedule": self.critic_schedule,
+            "average": self.average,
+        }
+        if self.accelerator.scaler is not None:
+            parts["scaler"] = self.accelerator.scaler
+        return parts
+
+    def export(self, epoch: int) -> dict[str, Any]:
+        """The averaged model without the codes that no training image uses, with its data's facts and figures."""
+        with AveragedWeights(self.raw_model.eval(), self.average) as model:
+            exported = copy.deepcopy(model).eval()
+        latents = utils.encode_all(exported, self._images(self.train))
+        if bool(exported.quantize.started):
+            used = self._codes_in_use(exported, latents)
+            exported.quantize.keep_only(used)
+        figures = utils.evaluate_reconstruction(exported, self._images(self.validation), self.lpips).summary()
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in exported.state_dict().items()}
+        return {
+            "epoch": epoch,
+            "config": utils.describe(exported),
+            "weights": weights,
+            "contract": self.contract.to_dict(),
+            "latent_statistics": utils.latent_statistics(latents),
+            "figures": figures,
+            "identity": self.identity,
+        }
+
+    def _codes_in_use(self, model: CustomVQGAN, latents: Tensor) -> Tensor:
+        used = torch.zeros(int(model.quantize.live), dtype=torch.bool)
+        for part in latents.split(64):
+            used[model.quantize(part.to(self.accelerator.device))[2][2].flatten().cpu()] = True
+        return used
