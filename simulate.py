@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from radar.colormap_names import NAMES as COLORMAPS
 from radar.settings import ACTIVITIES, CARRIER_LIMITS_GHZ, MTI_METHODS, RadarSettings
 from training.arguments import (
     Parser,
@@ -50,8 +51,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--colormap",
+        choices=("grey", *COLORMAPS),
         default="grey",
-        help="grey for 8-bit grey images, or the colour map (jet, parula, viridis, turbo, ...)",
+        help="grey for 8-bit grey images, or the colour map of RGB images; jet is MATLAB's",
     )
     parser.add_argument(
         "--format",

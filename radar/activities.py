@@ -43,6 +43,7 @@ def _standing_root(body: Body, time_s: np.ndarray) -> np.ndarray:
 
 
 def walking(body: Body, time_s: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Truth]:
+    """Steady walk; the cadence is the model's for the speed, give or take 3%."""
     speed = rng.uniform(0.8, 1.8)
     cycle = walking_cycle(body, speed) / rng.normal(1.0, 0.03)
     gait = Gait(speed, cycle, rng.uniform(), arm_swing=rng.uniform(0.6, 1.3))
@@ -51,6 +52,7 @@ def walking(body: Body, time_s: np.ndarray, rng: np.random.Generator) -> tuple[n
 
 
 def running(body: Body, time_s: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Truth]:
+    """A jog, slow enough that the feet stay inside +-9.4 m/s."""
     speed = rng.uniform(2.0, 2.8)
     steps = 2.3 + 0.14 * speed + rng.normal(0.0, 0.06)
     gait = Gait(speed, 2.0 / steps, rng.uniform(), arm_swing=rng.uniform(0.8, 1.2))

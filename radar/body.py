@@ -213,9 +213,9 @@ def body_scatterers(joints: np.ndarray, radar: np.ndarray) -> tuple[np.ndarray, 
             centres.append(start + (piece + 0.5) * vector)
             vectors.append(vector)
     positions, axis = np.stack(centres), np.stack(vectors)
-    length = np.linalg.norm(axis, axis=-1)
+    length = np.sqrt(np.einsum("snk,snk->sn", axis, axis))
     sight = radar - positions
-    distance = np.linalg.norm(sight, axis=-1)
+    distance = np.sqrt(np.einsum("snk,snk->sn", sight, sight))
     sight /= distance[..., None]
     sideways = joints[JOINT["left_shoulder"]] - joints[JOINT["right_shoulder"]]
     sideways = sideways / np.linalg.norm(sideways, axis=-1, keepdims=True)

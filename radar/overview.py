@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from PIL import Image
 
 from radar.metadata import RadarMetadata
@@ -22,47 +24,42 @@ def read_picture(path: Path) -> np.ndarray:
     return pixels / 255.0 if pixels.ndim == 2 else pixels
 
 
+def _show(axis: Axes, picture: np.ndarray, metadata: RadarMetadata) -> AxesImage:
+    half_row = (metadata.doppler_top_hz - metadata.doppler_bottom_hz) / 2 / (picture.shape[0] - 1)
+    bottom, top = metadata.doppler_bottom_hz - half_row, metadata.doppler_top_hz + half_row
+    if picture.ndim == 2:
+        picture = from_scalar(picture, metadata.floor_db, metadata.ceiling_db)
+    axis.tick_params(labelsize=7)
+    return axis.imshow(
+        picture,
+        cmap="jet",
+        vmin=metadata.floor_db,
+        vmax=metadata.ceiling_db,
+        extent=(0.0, metadata.duration_s, bottom, top),
+        aspect="auto",
+        interpolation="nearest",
+    )
+
+
 def draw_overview(folder: Path, classes: list[str], metadata: RadarMetadata, per_class: int = 4) -> Path:
     """Draw ``folder/overview.png`` from the first ``per_class`` images of each class folder.
 
     Grey maps are shown in jet colours, from ``floor_db`` to ``ceiling_db``.
     """
-    width, height = 2.2 * per_class + 1.8, 1.7 * len(classes) + 0.9  # inches
+    found = {name: sorted((folder / name).glob(f"{name}_*"))[:per_class] for name in classes}
+    found = {name: paths for name, paths in found.items() if paths}
+    columns = max(map(len, found.values()))
+    width, height = 2.2 * columns + 1.8, 1.7 * len(found) + 0.9  # inches
     figure = Figure(figsize=(width, height))
-    axes = figure.subplots(len(classes), per_class, sharex=True, sharey=True, squeeze=False)
-    figure.subplots_adjust(
-        left=0.9 / width,
-        right=1 - 0.9 / width,
-        bottom=0.5 / height,
-        top=1 - 0.2 / height,
-        wspace=0.05,
-        hspace=0.08,
-    )
-    for row, activity in zip(axes, classes, strict=True):
-        paths = sorted(p for p in (folder / activity).iterdir() if not p.name.startswith("."))[:per_class]
+    axes = figure.subplots(len(found), columns, sharex=True, sharey=True, squeeze=False)
+    # A fixed layout: matplotlib's automatic ones take seconds over some dozens of axes.
+    figure.subplots_adjust(0.9 / width, 0.5 / height, 1 - 0.9 / width, 1 - 0.2 / height, 0.05, 0.08)
+    for row, (activity, paths) in zip(axes, found.items(), strict=True):
+        row[0].set_ylabel(f"{activity}\nDoppler (Hz)", fontsize=8)
         for axis in row[len(paths) :]:
             axis.set_axis_off()
         for axis, path in zip(row, paths, strict=False):
-            picture = read_picture(path)
-            half_row = (metadata.doppler_top_hz - metadata.doppler_bottom_hz) / 2 / (picture.shape[0] - 1)
-            shown = axis.imshow(
-                picture
-                if picture.ndim == 3
-                else from_scalar(picture, metadata.floor_db, metadata.ceiling_db),
-                cmap="jet",
-                vmin=metadata.floor_db,
-                vmax=metadata.ceiling_db,
-                extent=(
-                    0.0,
-                    metadata.duration_s,
-                    metadata.doppler_bottom_hz - half_row,
-                    metadata.doppler_top_hz + half_row,
-                ),
-                aspect="auto",
-                interpolation="nearest",
-            )
-            axis.tick_params(labelsize=7)
-        row[0].set_ylabel(f"{activity}\nDoppler (Hz)", fontsize=8)
+            shown = _show(axis, read_picture(path), metadata)
     for axis in axes[-1]:
         axis.set_xlabel("time (s)", fontsize=8)
     bar = figure.add_axes((1 - 0.75 / width, 0.5 / height, 0.12 / width, 1.5 / height))
