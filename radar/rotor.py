@@ -43,7 +43,7 @@ class Rotor:
 
     @property
     def flash_rate_hz(self) -> float:
-        """How often a blade is square to the line of sight with its leading edge: blades x rate."""
+        """How often a blade is square to the line of sight while it comes towards it: blades x rate."""
         return self.blades * abs(self.rate_hz)
 
 

@@ -23,6 +23,7 @@ MTI_METHODS = ("none", "mean", "two_pulse", "highpass")
 CARRIER_LIMITS_GHZ = (1.0, 300.0)
 # +-9.4 m/s at any carrier: holds the feet of a walker and a jogger, and leaves a torso rows of its own.
 PRF_HZ_PER_GHZ = 125.0
+MAX_SAMPLES = 500_000  # some dozens of scatterers at so many samples take about a gigabyte
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,22 @@ class RadarSettings:
             if low > high:
                 raise UserError(f"--{name} {low:g} {high:g}: give the lower value first")
             object.__setattr__(self, name, (float(low), float(high)))
+        if self.samples > MAX_SAMPLES:
+            raise UserError(
+                f"{self.duration_s:g} s at --prf_hz {self.prf_hz:g} are {self.samples} samples: "
+                f"{MAX_SAMPLES} at most, so lower --duration_s or --prf_hz"
+            )
         if self.samples < self.window_length:
             raise UserError(
                 f"--window_length {self.window_length} is longer than the signal: {self.duration_s:g} s at "
                 f"{self.prf_hz:g} Hz are {self.samples} samples"
             )
+        if self.hop > self.window_length:
+            raise UserError(
+                f"--hop {self.hop} skips samples: use --window_length ({self.window_length}) or less"
+            )
+        if 0 < self.fft_size < self.window_length:
+            raise UserError(f"--fft_size {self.fft_size} is below --window_length {self.window_length}")
         if self.mti == "highpass" and not 0.0 < self.mti_cutoff_hz < self.prf_hz / 2.0:
             raise UserError(
                 f"--mti_cutoff_hz {self.mti_cutoff_hz:g} must lie below PRF/2 ({self.prf_hz / 2.0:g} Hz)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from errors import UserError
+from radar.colormap import apply_colormap
 from radar.scene import Truth, image_generator, image_metadata, simulate_spectrogram, stft_settings
 from radar.settings import RadarSettings
 
@@ -64,16 +66,16 @@ class Plan:
 
     def record(self) -> dict:
         """The plan as JSON types, as ``simulation.json`` keeps it."""
-        values = {"simulator_version": SIMULATOR_VERSION, **asdict(self)}
-        return json.loads(json.dumps(values | values.pop("radar")))
+        values = asdict(self)
+        radar = values.pop("radar")
+        # Through JSON and back, so that tuples compare equal to what the file gives as lists.
+        return json.loads(json.dumps({"simulator_version": SIMULATOR_VERSION, **values, **radar}))
 
 
 def render(scalar: np.ndarray, colormap: str) -> np.ndarray:
     """A scalar map in [0, 1] as uint8 pixels: (H, W) for ``"grey"``, else (H, W, 3)."""
     if colormap == "grey":
         return np.round(scalar * 255.0).astype(np.uint8)
-    from radar.colormap import apply_colormap
-
     return apply_colormap(scalar, colormap)
 
 
@@ -139,12 +141,13 @@ def read_truth(folder: Path) -> dict[tuple[str, int], dict[str, str]]:
     path = folder / TRUTH_FILE
     if not path.exists():
         return {}
+    text = path.read_text(encoding="utf-8")
+    whole_lines = text[: text.rfind("\n") + 1].splitlines()
     rows = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            whole = None not in row.values() and None not in row and row.get("snr_db")
-            if whole and (folder / row["file"]).exists():
-                rows[row["class"], int(row["index"])] = row
+    for row in csv.DictReader(whole_lines):
+        usable = set(row) == set(TRUTH_COLUMNS) and None not in row.values() and row["index"].isdigit()
+        if usable and (folder / row["file"]).exists():
+            rows[row["class"], int(row["index"])] = row
     return rows
 
 
@@ -155,10 +158,14 @@ def _csv_row(truth: Truth) -> dict[str, str]:
 def _write_truth(folder: Path, rows: dict[tuple[str, int], dict[str, str]]) -> None:
     temporary = folder / f".{TRUTH_FILE}.part"
     with open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, TRUTH_COLUMNS)
+        writer = csv.DictWriter(file, TRUTH_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row for _, row in sorted(rows.items()))
     os.replace(temporary, folder / TRUTH_FILE)
+
+
+def _leave_ctrl_c_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _results(tasks: list[tuple[Plan, Path, str, int]], workers: int) -> Iterator[Truth]:
@@ -167,7 +174,7 @@ def _results(tasks: list[tuple[Plan, Path, str, int]], workers: int) -> Iterator
         yield from map(_write_task, tasks)
         return
     # Spawned on every system, so that what works on Linux works on Windows and macOS.
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_leave_ctrl_c_to_parent)
     try:
         yield from pool.map(_write_task, tasks, chunksize=4)
     finally:
@@ -192,7 +199,7 @@ def simulate_dataset(
     image_metadata(plan.radar, plan.image_size, plan.colormap).save(folder)
     _write_truth(folder, rows)
     with open(folder / TRUTH_FILE, "a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, TRUTH_COLUMNS)
+        writer = csv.DictWriter(file, TRUTH_COLUMNS, lineterminator="\n")
         bar = tqdm(total=len(tasks), unit="image", desc="simulating", disable=not tasks)
         for truth in _results(tasks, workers):
             rows[truth["class"], truth["index"]] = row = _csv_row(truth)
