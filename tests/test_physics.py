@@ -105,6 +105,25 @@ def test_a_person_twice_as_far_returns_twelve_decibels_less() -> None:
     np.testing.assert_allclose(np.diff(power_db), -40.0 * math.log10(2.0), atol=0.2)
 
 
+@pytest.mark.parametrize(
+    ("activity", "limit_db"), [("walking", -75.0), ("running", -60.0), ("falling", -45.0)]
+)
+def test_working_joints_out_at_a_lower_rate_hardly_changes_the_echo(
+    activity: str, limit_db: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    radar = RadarSettings()
+
+    def echo() -> np.ndarray:
+        distance, amplitude, _ = draw_target(activity, radar, image_generator(0, activity, 1))
+        return baseband_echo(distance, amplitude, radar.wavelength)[:-20]  # the axes end a step apart
+
+    interpolated = echo()
+    monkeypatch.setattr("radar.scene.BODY_RATE_HZ", radar.prf_hz)
+    exact = echo()
+    error = mean_power(interpolated - exact) / mean_power(exact)
+    assert 10.0 * math.log10(error) < limit_db
+
+
 def rotor(blades: int, hub_rcs: float = 0.0) -> Rotor:
     return Rotor((0.0, 0.0, 0.0), 42.0, 0.3, blades, 0.02, 0.12, 1e-3, hub_rcs)
 
