@@ -22,9 +22,7 @@ from training.arguments import (
 DEFAULTS = RadarSettings()
 
 
-def _add_pair(
-    group: argparse._ArgumentGroup, name: str, kind, default: tuple[float, float], text: str
-) -> None:
+def _add_pair(group: argparse._ArgumentGroup, name: str, kind, default: tuple[float, float], text: str) -> None:
     group.add_argument(name, nargs=2, type=kind, default=default, metavar=("LOW", "HIGH"), help=text)
 
 
@@ -38,9 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--samples_per_class", type=positive_int, default=100, help="images of each class")
     parser.add_argument("--image_size", type=integer(16, 1024), default=64, help="rows and columns in pixels")
-    parser.add_argument(
-        "--seed", type=count, default=0, help="image i of a class depends on seed, class and i alone"
-    )
+    parser.add_argument("--seed", type=count, default=0, help="image i of a class depends on seed, class and i alone")
     parser.add_argument(
         "--classes",
         nargs="+",
@@ -76,9 +72,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=0.0,
         help="pulse repetition frequency in Hz; 0: 125 Hz per GHz of carrier, unambiguous to +-9.4 m/s",
     )
-    radar.add_argument(
-        "--duration_s", type=positive_real, default=DEFAULTS.duration_s, help="observed time in seconds"
-    )
+    radar.add_argument("--duration_s", type=positive_real, default=DEFAULTS.duration_s, help="observed time in seconds")
     radar.add_argument(
         "--window",
         default=DEFAULTS.window,

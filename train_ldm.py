@@ -17,7 +17,7 @@ from training.arguments import (
     run_script,
     weight,
 )
-from training.data_arguments import add_split_arguments, augmentation, split_options
+from training.data_arguments import add_split_arguments, augmentation, check_data_arguments, split_options
 from training.setup import (
     MAY_CHANGE,
     add_run_arguments,
@@ -62,6 +62,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--max_grad_norm", type=positive_real, default=1.0, help="gradients are clipped to this norm")
     group.add_argument("--guidance_scale", type=weight, default=1.5, help="of the pictures drawn while training")
     args = parser.parse_args(argv)
+    check_data_arguments(parser, args)
     for width in args.unet_channels:
         if width % args.norm_num_groups:
             parser.error(f"--unet_channels {width}: must be a multiple of --norm_num_groups {args.norm_num_groups}")

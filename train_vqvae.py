@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+
 from training.arguments import (
     Parser,
     count,
@@ -16,7 +17,7 @@ from training.arguments import (
     run_script,
     weight,
 )
-from training.data_arguments import add_data_arguments, augmentation, split_options
+from training.data_arguments import add_data_arguments, augmentation, check_data_arguments, split_options
 from training.setup import (
     MAY_CHANGE,
     add_run_arguments,
@@ -84,6 +85,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--calibration_images", type=count, default=256, help="training images on which the codes are placed, at most"
     )
     args = parser.parse_args(argv)
+    check_data_arguments(parser, args)
     check(parser, args)
     return args
 
@@ -100,7 +102,7 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f"--in_channels {args.in_channels}: --colormap makes one channel of the colours; leave it out")
     for width in args.block_out_channels:
         if width % args.norm_num_groups:
-            parser.error(f"--block_out_channels {width}: must be a multiple of --norm_num_groups {args.norm_num_groups}")
+            parser.error(f"--block_out_channels {width}: is no multiple of --norm_num_groups {args.norm_num_groups}")
     if args.calibration_images == 0:
         parser.error("--calibration_images 0: the codes need images to be placed on")
 
@@ -155,8 +157,8 @@ def train(args: argparse.Namespace) -> int:
         critic,
         lpips,
         options,
-        calibration_images(data.train, args.calibration_images, args.seed),
-        fixed_loader(data.train, args.batch_size, args.num_workers),
+        calibration_images(data.train.without_augmentation(), args.calibration_images, args.seed),
+        fixed_loader(data.train.without_augmentation(), args.batch_size, args.num_workers),
         fixed_loader(held_out, args.batch_size, args.num_workers),
         data.contract,
         {"arguments": plain(args), "train_images": digest(data.train.paths)},

@@ -96,9 +96,7 @@ def crawling(body: Body, time_s: np.ndarray, rng: np.random.Generator) -> tuple[
     return joint_positions(body, pose), {"speed_mps": speed, "cadence_hz": cycles}
 
 
-def _chair_pose(
-    body: Body, time_s: np.ndarray, seated: np.ndarray, lean: np.ndarray, shin: np.ndarray
-) -> Pose:
+def _chair_pose(body: Body, time_s: np.ndarray, seated: np.ndarray, lean: np.ndarray, shin: np.ndarray) -> Pose:
     """Between standing (``seated`` 0) and sitting (1), in the plane of the body, feet on the floor."""
     thigh = 86.0 * DEGREE * seated
     return Pose(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def _matlab_jet() -> NDArray[np.float64]:
     return np.stack([trapezoid(3 * quarter), trapezoid(2 * quarter), trapezoid(quarter)], 1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def table(name: str) -> NDArray[np.uint8]:
     """The 256 colours of a map, (256, 3) uint8. Raises ``ValueError`` for an unknown name."""
     if name not in NAMES:
@@ -77,7 +77,7 @@ _TO_LUMA_CHROMA = np.array(
 ).T
 
 
-@lru_cache(maxsize=None)
+@cache
 def _nearest_level(name: str) -> NDArray[np.uint8]:
     """Nearest level of the centre of every cell of a coarse colour cube, (64, 64, 64) uint8."""
     from scipy.spatial import cKDTree

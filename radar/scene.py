@@ -34,9 +34,7 @@ def image_generator(seed: int, activity: str, index: int) -> np.random.Generator
     return np.random.default_rng([seed, zlib.crc32(activity.encode()), index])
 
 
-def draw_target(
-    activity: str, radar: RadarSettings, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, Truth]:
+def draw_target(activity: str, radar: RadarSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Truth]:
     """A moving target drawn at random, as scatterers before the antenna.
 
     Returns:

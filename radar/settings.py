@@ -83,15 +83,11 @@ class RadarSettings:
                 f"{self.prf_hz:g} Hz are {self.samples} samples"
             )
         if self.hop > self.window_length:
-            raise UserError(
-                f"--hop {self.hop} skips samples: use --window_length ({self.window_length}) or less"
-            )
+            raise UserError(f"--hop {self.hop} skips samples: use --window_length ({self.window_length}) or less")
         if 0 < self.fft_size < self.window_length:
             raise UserError(f"--fft_size {self.fft_size} is below --window_length {self.window_length}")
         if self.mti == "highpass" and not 0.0 < self.mti_cutoff_hz < self.prf_hz / 2.0:
-            raise UserError(
-                f"--mti_cutoff_hz {self.mti_cutoff_hz:g} must lie below PRF/2 ({self.prf_hz / 2.0:g} Hz)"
-            )
+            raise UserError(f"--mti_cutoff_hz {self.mti_cutoff_hz:g} must lie below PRF/2 ({self.prf_hz / 2.0:g} Hz)")
 
     @property
     def wavelength(self) -> float:

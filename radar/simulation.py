@@ -118,9 +118,7 @@ def claim_folder(plan: Plan, folder: Path) -> None:
     path, wanted = folder / SETTINGS_FILE, plan.record()
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):
-            raise UserError(
-                f"--output_dir {folder}: not empty and no {SETTINGS_FILE} in it; give another folder"
-            )
+            raise UserError(f"--output_dir {folder}: not empty and no {SETTINGS_FILE} in it; give another folder")
         folder.mkdir(parents=True, exist_ok=True)
         _write_whole(path, json.dumps(wanted, indent=2) + "\n")
         return
@@ -131,9 +129,7 @@ def claim_folder(plan: Plan, folder: Path) -> None:
     different = [name for name in wanted if found.get(name) != wanted[name]]
     if different:
         changes = ", ".join(f"{name} {found.get(name)} there, {wanted[name]} now" for name in different)
-        raise UserError(
-            f"--output_dir {folder} holds images of other settings ({changes}); give another folder"
-        )
+        raise UserError(f"--output_dir {folder} holds images of other settings ({changes}); give another folder")
 
 
 def read_truth(folder: Path) -> dict[tuple[str, int], dict[str, str]]:
@@ -181,9 +177,7 @@ def _results(tasks: list[tuple[Plan, Path, str, int]], workers: int) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def simulate_dataset(
-    plan: Plan, folder: Path, classes: list[str], samples: int, workers: int
-) -> tuple[int, int]:
+def simulate_dataset(plan: Plan, folder: Path, classes: list[str], samples: int, workers: int) -> tuple[int, int]:
     """Write ``samples`` images of each class into ``folder``; those already there are kept.
 
     Returns:

@@ -43,9 +43,7 @@ class StftSettings:
         if not 1 <= self.hop <= self.window_length:
             raise UserError(f"hop is {self.hop} samples: use 1 to window_length ({self.window_length})")
         if self.fft_size < self.window_length:
-            raise UserError(
-                f"fft_size is {self.fft_size}: use at least window_length ({self.window_length}) samples"
-            )
+            raise UserError(f"fft_size is {self.fft_size}: use at least window_length ({self.window_length}) samples")
         self.window_samples()
 
     def window_samples(self) -> np.ndarray:
@@ -65,9 +63,7 @@ class StftSettings:
         return 0 if samples < self.window_length else 1 + (samples - self.window_length) // self.hop
 
 
-def stft_power(
-    iq: np.ndarray, prf_hz: float, settings: StftSettings
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stft_power(iq: np.ndarray, prf_hz: float, settings: StftSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Power spectrogram of complex slow-time samples.
 
     Only columns whose whole window lies inside the signal are given, so no column shows the edge's step.
@@ -171,8 +167,7 @@ def moving_target_indicator(
         raise UserError(f"clutter filter {method!r} is unknown: use one of {', '.join(MTI_METHODS)}")
     if cutoff_hz is None or not 0.0 < cutoff_hz < prf_hz / 2.0:
         raise UserError(
-            f"the highpass clutter filter needs a cutoff between 0 and PRF/2 ({prf_hz / 2:g} Hz), "
-            f"found {cutoff_hz}"
+            f"the highpass clutter filter needs a cutoff between 0 and PRF/2 ({prf_hz / 2:g} Hz), found {cutoff_hz}"
         )
     sections = butter(HIGHPASS_ORDER, cutoff_hz, "highpass", fs=prf_hz, output="sos")
     try:

@@ -43,9 +43,7 @@ def test_point_target_stands_at_two_v_cos_theta_over_lambda(carrier_hz: float, a
     velocity = speed * np.array([math.cos(heading), math.sin(heading), 0.0])
     distance = moving_point(start, velocity, prf_hz, 2000)
     settings = StftSettings("hann", 128, 32, 128)
-    found, time_s = peak_doppler(
-        baseband_echo(distance, np.ones_like(distance), wavelength), prf_hz, settings
-    )
+    found, time_s = peak_doppler(baseband_echo(distance, np.ones_like(distance), wavelength), prf_hz, settings)
 
     position = start + velocity * time_s[:, None]
     cosine = -(position @ velocity) / speed / np.linalg.norm(position, axis=-1)
@@ -98,16 +96,13 @@ def test_a_person_twice_as_far_returns_twelve_decibels_less() -> None:
         distance, amplitude, _ = draw_target("breathing", radar, image_generator(0, "breathing", 0))
         # One scatterer at a time: their interference changes with range, the energy of each does not.
         power = sum(
-            mean_power(baseband_echo(distance[[k]], amplitude[[k]], radar.wavelength))
-            for k in range(len(distance))
+            mean_power(baseband_echo(distance[[k]], amplitude[[k]], radar.wavelength)) for k in range(len(distance))
         )
         power_db.append(10.0 * math.log10(power))
     np.testing.assert_allclose(np.diff(power_db), -40.0 * math.log10(2.0), atol=0.2)
 
 
-@pytest.mark.parametrize(
-    ("activity", "limit_db"), [("walking", -75.0), ("running", -60.0), ("falling", -45.0)]
-)
+@pytest.mark.parametrize(("activity", "limit_db"), [("walking", -75.0), ("running", -60.0), ("falling", -45.0)])
 def test_working_joints_out_at_a_lower_rate_hardly_changes_the_echo(
     activity: str, limit_db: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,9 +123,7 @@ def rotor(blades: int, hub_rcs: float = 0.0) -> Rotor:
     return Rotor((0.0, 0.0, 0.0), 42.0, 0.3, blades, 0.02, 0.12, 1e-3, hub_rcs)
 
 
-def rotor_echo(
-    one: Rotor, prf_hz: float, samples: int, wavelength: float, metres: float = 50.0
-) -> np.ndarray:
+def rotor_echo(one: Rotor, prf_hz: float, samples: int, wavelength: float, metres: float = 50.0) -> np.ndarray:
     centre = np.broadcast_to([metres, 0.0, 0.0], (samples, 3))
     time_s = np.arange(samples) / prf_hz
     return baseband_echo(*rotor_scatterers(one, centre, time_s, ANTENNA, wavelength), wavelength)
@@ -261,9 +254,7 @@ def test_a_runner_flies_and_a_walker_does_not() -> None:
 
 
 def test_sitting_down_ends_lower_and_farther_back_than_it_began() -> None:
-    joints, _ = PEOPLE["sitting_down"](
-        Body.of_height(1.8), np.linspace(-1.5, 1.5, 900), np.random.default_rng(0)
-    )
+    joints, _ = PEOPLE["sitting_down"](Body.of_height(1.8), np.linspace(-1.5, 1.5, 900), np.random.default_rng(0))
     moved = joints[JOINT["pelvis"], -1] - joints[JOINT["pelvis"], 0]
     assert moved[0] < -0.3
     assert moved[2] < -0.3

@@ -47,9 +47,7 @@ def training_batches(items: Dataset, order: EpochOrder, num_workers: int) -> Cal
 
 def fixed_loader(items: Dataset, batch_size: int, num_workers: int) -> DataLoader:
     """A loader over all items in their own order."""
-    return DataLoader(
-        items, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator().manual_seed(0)
-    )
+    return DataLoader(items, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator().manual_seed(0))
 
 
 def calibration_images(items: Dataset, number: int, seed: int, pixels: int = 2**22) -> Tensor:

@@ -149,10 +149,8 @@ class TrainingLoop:
             print(f"already trained for {self.options.epochs} epochs; raise --epochs to go on", flush=True)
             return 0
         per_epoch = len(self.order)
-        with (
-            StopRequest() as stop,
-            tqdm(total=self.total_steps, initial=self.step, desc=self.task.name, unit="step", dynamic_ncols=True) as bar,
-        ):
+        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", dynamic_ncols=True)
+        with StopRequest() as stop, progress as bar:
             for epoch in range(self.step // per_epoch, self.options.epochs):
                 bar.set_description(f"{self.task.name} epoch {epoch + 1}/{self.options.epochs}", refresh=False)
                 for batch in self.batches(epoch, self.step % per_epoch):

@@ -1,0 +1,102 @@
+"""One file to one array: every image mode and bit depth scaled right, every damage named."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from errors import UserError
+
+MAX_PIXELS = 64 * 2**20  # 8192 x 8192; a larger file is a mistake or an attack, not a spectrogram
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+
+
+class UnreadableImage(UserError):
+    """A file that holds no usable spectrogram; the message names it."""
+
+
+def read_image(path: Path) -> tuple[NDArray, str]:
+    """Decode one file.
+
+    Returns:
+        the array, and its native mode: ``"L"`` with (H, W) uint8, ``"RGB"`` with (H, W, 3) uint8, ``"I;16"`` with
+        (H, W) uint16, ``"F"`` or ``"npy"`` with (H, W) float32 in whatever unit the file has. Palette, alpha and
+        CMYK images come as RGB, or as L where their colours are all grey; alpha is dropped.
+
+    Raises:
+        UnreadableImage: empty, truncated, animated, too large, of another form, or not finite.
+    """
+    path = Path(path)
+    try:
+        array, mode = _read_npy(path) if path.suffix.lower() == ".npy" else _read_picture(path)
+    except UnreadableImage:
+        raise
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        reason = "the file is empty" if path.exists() and path.stat().st_size == 0 else str(error).splitlines()[0]
+        raise UnreadableImage(f"{path}: not a readable image ({reason}); mend or remove it") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImage(f"{path}: far too large for a spectrogram ({error}); remove it") from error
+    if array.shape[0] < 2 or array.shape[1] < 2:
+        raise UnreadableImage(f"{path}: {array.shape[1]}x{array.shape[0]} pixels is no spectrogram; remove it")
+    return array, mode
+
+
+def _read_npy(path: Path) -> tuple[NDArray, str]:
+    # Mapped, not read: the header is checked before anything large is loaded, and pickles are refused.
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(mapped, np.ndarray) or mapped.dtype.kind not in "fiu":
+        raise UnreadableImage(f"{path}: holds {getattr(mapped, 'dtype', 'no array')}, expected real numbers")
+    squeezed = mapped.squeeze()
+    if squeezed.ndim != 2:
+        raise UnreadableImage(f"{path}: has shape {mapped.shape}, expected (Doppler, time)")
+    if squeezed.size > MAX_PIXELS:
+        raise UnreadableImage(f"{path}: {squeezed.shape} is far too large for a spectrogram")
+    array = np.asarray(squeezed, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise UnreadableImage(f"{path}: holds NaN or infinite values; mend or remove it")
+    return array, "npy"
+
+
+def _read_picture(path: Path) -> tuple[NDArray, str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            if image.size[0] * image.size[1] > MAX_PIXELS:
+                raise UnreadableImage(f"{path}: {image.size[0]}x{image.size[1]} is far too large for a spectrogram")
+            if getattr(image, "n_frames", 1) > 1:
+                raise UnreadableImage(f"{path}: holds {image.n_frames} frames, expected one image")
+            image.load()
+            if image.mode in _SIXTEEN_BIT:
+                return np.asarray(image).astype(np.uint16), "I;16"
+            if image.mode == "I":  # 16-bit PNGs of older Pillow, 32-bit TIFFs
+                array = np.asarray(image)
+                if array.min() < 0 or array.max() > 65535:
+                    raise UnreadableImage(f"{path}: 32-bit integers; save it as 16-bit or as .npy")
+                return array.astype(np.uint16), "I;16"
+            if image.mode == "F":
+                array = np.asarray(image, dtype=np.float32)
+                if not np.isfinite(array).all():
+                    raise UnreadableImage(f"{path}: holds NaN or infinite values; mend or remove it")
+                return array, "F"
+            if image.mode in ("L", "1", "LA"):
+                return np.asarray(image.convert("L")), "L"
+            rgb = np.asarray(image.convert("RGB"))
+    grey = (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all()
+    return (rgb[..., 0], "L") if grey and image.mode == "P" else (rgb, "RGB")
+
+
+def to_unit(array: NDArray, mode: str, value_range: tuple[float, float]) -> NDArray[np.float32]:
+    """Scale a decoded array to [0, 1]. (H, W) or (H, W, 3) -> the same, float32.
+
+    ``value_range`` (low, high) is what 0 and 1 stand for in float files; integers use the whole of their depth.
+    """
+    if mode in ("L", "RGB"):
+        return array.astype(np.float32) / 255.0
+    if mode == "I;16":
+        return array.astype(np.float32) / 65535.0
+    low, high = value_range
+    return np.clip((array - low) / (high - low), 0.0, 1.0).astype(np.float32)

@@ -1,0 +1,84 @@
+"""Finding the images of a tree of class folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images below one folder.
+
+    Attributes:
+        root: the folder.
+        classes: class names, in natural order.
+        paths: POSIX paths relative to ``root``, by class, then in natural order.
+        labels: index into ``classes`` of every path.
+        ignored: how many files below class folders have another ending.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+    ignored: int
+
+
+def natural_key(text: str) -> list[tuple[int, int | str]]:
+    """Sorts ``walk_2`` before ``walk_10``."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text)]
+
+
+def list_images(root: Path, class_level: int = 1) -> Listing:
+    """Find every image below ``root`` and its class.
+
+    Args:
+        root: a folder of class folders. Files that stand directly in it (a picture of the whole, say) are no data.
+        class_level: which folder of a path names the class: 1 the first below ``root``, 2 the second,
+            -1 the one that holds the file.
+
+    Raises:
+        UserError: there are no images, or none as deep as ``class_level``.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"--data_dir {root}: no such folder")
+    found: list[tuple[str, str]] = []
+    too_shallow = ignored = loose = 0
+    for folder, subfolders, files in os.walk(root, onerror=_unreadable):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        parts = Path(folder).relative_to(root).parts
+        for name in files:
+            if name.startswith("."):
+                continue
+            if not name.lower().endswith(SUFFIXES):
+                ignored += bool(parts)
+            elif not parts:
+                loose += 1
+            elif class_level > len(parts):
+                too_shallow += 1
+            else:
+                level = class_level - 1 if class_level > 0 else class_level
+                found.append((parts[level], "/".join((*parts, name))))
+    if not found:
+        hint = "put images in one folder per class"
+        if too_shallow:
+            hint = f"{too_shallow} images lie less than --class_level {class_level} folders deep"
+        elif loose:
+            hint = f"{loose} images lie directly in it: {hint}"
+        raise UserError(f"--data_dir {root}: no images of {' '.join(SUFFIXES)} in class folders; {hint}")
+    found.sort(key=lambda item: (natural_key(item[0]), natural_key(item[1])))
+    classes = tuple(dict.fromkeys(name for name, _ in found))
+    number = {name: index for index, name in enumerate(classes)}
+    return Listing(root, classes, tuple(path for _, path in found), tuple(number[name] for name, _ in found), ignored)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror})")

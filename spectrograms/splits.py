@@ -1,0 +1,254 @@
+"""A fixed, saved, leak-free division of a data set into train, validation and test parts.
+
+What belongs together (one subject, one recording, one event, one run of overlapping windows) is one group, and a
+group goes whole into one part.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import random
+import re
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from errors import UserError
+from spectrograms.listing import Listing, natural_key
+
+FILE_NAME = "splits.json"
+FORMAT_VERSION = 1
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How to divide, should no ``splits.json`` exist yet.
+
+    Attributes:
+        path: a ``splits.json`` to use, or None to look beside the data and in the run folder.
+        val_fraction, test_fraction: of each class's images; as near as whole groups allow.
+        seed: of the choice of groups.
+        group_by: a regular expression over the relative path; its groups (or whole match) name the group.
+        group_csv: a CSV file with columns ``path`` and ``group``.
+        run_gap: files numbered without a gap of at least this form one run, and a run is a group: for windows cut
+            from a longer recording, which share columns with their neighbours.
+        resplit: divide anew although a ``splits.json`` exists.
+    """
+
+    path: Path | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 0
+    group_by: str | None = None
+    group_csv: Path | None = None
+    run_gap: int | None = None
+    resplit: bool = False
+
+
+@dataclass
+class Splits:
+    """Relative paths of every part, and what is worth telling about them."""
+
+    parts: dict[str, list[str]]
+    source: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def groups_of(listing: Listing, options: SplitOptions) -> list[str]:
+    """The group of every path of ``listing``.
+
+    Raises:
+        UserError: the expression or the CSV is unusable, or leaves an image without a group.
+    """
+    if options.group_csv is not None:
+        return _groups_from_csv(listing, options.group_csv)
+    if options.group_by is not None:
+        return _groups_from_expression(listing, options.group_by)
+    if options.run_gap is not None:
+        return _groups_from_runs(listing, options.run_gap)
+    return list(listing.paths)
+
+
+def _groups_from_csv(listing: Listing, path: Path) -> list[str]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = {row["path"].replace("\\", "/"): row["group"] for row in csv.DictReader(file)}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error, AttributeError) as error:
+        raise UserError(f"--group_csv {path}: expected a CSV with columns path,group ({error!r})") from error
+    missing = [name for name in listing.paths if name not in rows]
+    if missing:
+        raise UserError(f"--group_csv {path}: gives no group for {len(missing)} images, first {missing[0]}")
+    return [rows[name] for name in listing.paths]
+
+
+def _groups_from_expression(listing: Listing, expression: str) -> list[str]:
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise UserError(f"--group_by {expression!r}: not a regular expression ({error})") from error
+    groups = []
+    for name in listing.paths:
+        match = pattern.search(name)
+        if match is None:
+            raise UserError(f"--group_by {expression!r}: does not match {name}")
+        groups.append("|".join(match.groups("")) if match.groups() else match.group())
+    return groups
+
+
+def _groups_from_runs(listing: Listing, gap: int) -> list[str]:
+    """Runs of consecutive last numbers within one folder and one stem."""
+    series: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for index, name in enumerate(listing.paths):
+        match = re.search(r"(\d+)(?=\D*$)", name.rsplit(".", 1)[0])
+        if match is None:
+            raise UserError(f"--run_gap {gap}: {name} has no number in its name to order it by")
+        series[name[: match.start()]].append((int(match.group()), index))
+    groups = [""] * len(listing.paths)
+    for stem, items in series.items():
+        items.sort()
+        run, previous = 0, None
+        for number, index in items:
+            if previous is not None and number - previous >= gap:
+                run += 1
+            groups[index] = f"{stem}run{run}"
+            previous = number
+    return groups
+
+
+def divide(listing: Listing, options: SplitOptions) -> Splits:
+    """Divide ``listing`` by class and by group; deterministic in the file list and the seed.
+
+    Groups are taken in random order; each goes to validation or test while that part lacks at least half of the
+    group's images in its classes, else to train. The last group of a class always stays in train.
+    """
+    groups = groups_of(listing, options)
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    total = [listing.labels.count(label) for label in range(len(listing.classes))]
+    remaining_groups = [len({groups[i] for i, y in enumerate(listing.labels) if y == k}) for k in range(len(total))]
+    fraction = {"val": options.val_fraction, "test": options.test_fraction}
+    held = {part: [0] * len(total) for part in fraction}
+    names = sorted(members, key=natural_key)
+    random.Random(options.seed).shuffle(names)
+    part_of: dict[str, str] = {}
+    for name in names:
+        count = [0] * len(total)
+        for index in members[name]:
+            count[listing.labels[index]] += 1
+        present = [label for label, number in enumerate(count) if number]
+        size = sum(count)
+        chosen = "train"
+        if all(remaining_groups[label] > 1 for label in present):
+            want = {
+                part: sum(fraction[part] * total[label] - held[part][label] for label in present) for part in fraction
+            }
+            part = max(want, key=lambda key: want[key])
+            if want[part] >= size / 2 and fraction[part] > 0:
+                chosen = part
+        part_of[name] = chosen
+        if chosen != "train":
+            for label in present:
+                held[chosen][label] += count[label]
+                remaining_groups[label] -= 1
+    parts = {
+        part: [path for path, group in zip(listing.paths, groups, strict=True) if part_of[group] == part]
+        for part in PARTS
+    }
+    return Splits(parts, notes=_notes(listing, parts, fraction))
+
+
+def _notes(listing: Listing, parts: dict[str, list[str]], fraction: dict[str, float]) -> list[str]:
+    label_of = dict(zip(listing.paths, listing.labels, strict=True))
+    notes = []
+    for part, share in fraction.items():
+        if share == 0:
+            continue
+        there = {label_of[path] for path in parts[part]}
+        absent = [name for label, name in enumerate(listing.classes) if label not in there]
+        if absent:
+            notes.append(
+                f"the {part} part has no image of {len(absent)} classes ({', '.join(absent[:5])}): they have too few "
+                "groups to give one away"
+            )
+    return notes
+
+
+def find_splits(listing: Listing, options: SplitOptions, output_dir: Path | None, save: bool = True) -> Splits:
+    """The division of ``listing``: the saved one where there is one, else a new one, then saved.
+
+    It is looked for at ``options.path``, beside the data, and in ``output_dir``; it is saved beside the data, or in
+    ``output_dir`` where the data cannot be written to.
+
+    Raises:
+        UserError: a saved division is damaged or does not fit the files any more.
+    """
+    places = [listing.root / FILE_NAME] + ([Path(output_dir) / FILE_NAME] if output_dir else [])
+    if options.path is not None:
+        return _load(options.path, listing)
+    if not options.resplit:
+        for place in places:
+            if place.is_file():
+                return _load(place, listing)
+    splits = divide(listing, options)
+    if save:
+        splits.source = _save(splits, options, places)
+    return splits
+
+
+def _load(path: Path, listing: Listing) -> Splits:
+    try:
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        parts = {part: [str(name) for name in saved["parts"][part]] for part in PARTS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a usable splits.json ({error!r}); remove it or pass --resplit") from error
+    named = [name for part in PARTS for name in parts[part]]
+    new = set(listing.paths) - set(named)
+    missing = set(named) - set(listing.paths)
+    if len(named) != len(set(named)):
+        raise UserError(f"{path}: names an image in two parts; pass --resplit to divide anew")
+    if new or missing:
+        raise UserError(
+            f"{path}: the images have changed since ({len(new)} new, {len(missing)} missing, first "
+            f"{sorted(new or missing)[0]}); pass --resplit to divide anew, or restore them"
+        )
+    return Splits(parts, source=Path(path))
+
+
+def _save(splits: Splits, options: SplitOptions, places: list[Path]) -> Path | None:
+    content = {
+        "format_version": FORMAT_VERSION,
+        "options": {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in vars(options).items()
+            if name not in ("path", "resplit")
+        },
+        "parts": splits.parts,
+    }
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=".splits-")
+        except OSError:
+            continue  # a data set on a read-only disk keeps its splits in the run folder
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, place)
+        return place
+    return None
+
+
+def fingerprint(root: Path, parts: dict[str, list[str]]) -> str:
+    """SHA-256 over names, sizes and modification times of all images and the part each is in."""
+    total = hashlib.sha256()
+    for part in PARTS:
+        for name in parts[part]:
+            status = os.stat(Path(root) / name)
+            total.update(f"{part}\0{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return total.hexdigest()
