@@ -161,7 +161,7 @@ def _pair(start: str, end: str, pieces: int, radius: float) -> tuple[_Segment, _
     return left, right
 
 
-# Radii after the figure of Chen (The Micro-Doppler Effect in Radar, 2nd ed., ch. 4). A limb is several
+# Radii near those of the figure of Chen (The Micro-Doppler Effect in Radar, 2nd ed., ch. 4). A limb is several
 # ellipsoids because its Doppler changes from one end to the other: one point would draw a bare line.
 _SEGMENTS = (
     _Segment("pelvis", "chest", 1, 0.12, 0.17),
@@ -183,8 +183,8 @@ def ellipsoid_rcs(
     """Backscatter cross section of an ellipsoid in the optical region, in m^2.
 
     sigma = pi a^2 b^2 c^2 / (a^2 u_a^2 + b^2 u_b^2 + c^2 u_c^2)^2 with semi-axes a (depth), b (width),
-    c (half length) and the line of sight's direction cosines on them (Trott, IEEE Trans. Antennas Propag.
-    55(8), 2007; Chen, The Micro-Doppler Effect in Radar).
+    c (half length) and the line of sight's direction cosines on them (Trott, IEEE Antennas Wireless Propag.
+    Lett. 6, 2007; Chen, The Micro-Doppler Effect in Radar).
 
     Args:
         along, across: direction cosines of the line of sight on the c and b axes.

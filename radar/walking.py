@@ -164,7 +164,8 @@ def walking_pose(body: Body, gait: Gait, time_s: np.ndarray) -> Pose:
     )
 
 
-# Joint angles in degrees over the cycle (0: heel strike, toe off near 0.38), at about 3 m/s.
+# Joint angles in degrees over the cycle (0: heel strike, toe off near 0.38), at about 3 m/s: the turning
+# points of the published mean curves, rounded.
 _RUN_HIP = [(0.0, 32.0), (0.12, 28.0), (0.38, -8.0), (0.43, -8.0), (0.78, 42.0), (0.90, 42.0)]
 _RUN_KNEE = [(0.0, 15.0), (0.14, 42.0), (0.34, 20.0), (0.62, 95.0), (0.92, 15.0)]
 _RUN_ANKLE = [(0.0, 5.0), (0.18, 22.0), (0.40, -22.0), (0.65, 0.0)]
