@@ -13,7 +13,7 @@ import os
 import random
 import re
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from spectrograms.listing import Listing, natural_key
 FILE_NAME = "splits.json"
 FORMAT_VERSION = 1
 PARTS = ("train", "val", "test")
+LEAST_TRAIN = 0.5  # of every class's images stay in train, however large the groups are
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,12 @@ def _groups_from_expression(listing: Listing, expression: str) -> list[str]:
 def _groups_from_runs(listing: Listing, gap: int) -> list[str]:
     """Runs of consecutive last numbers within one folder and one stem."""
     series: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for index, name in enumerate(listing.paths):
+    for index, path in enumerate(listing.paths):
+        folder, _, name = path.rpartition("/")
         match = re.search(r"(\d+)(?=\D*$)", name.rsplit(".", 1)[0])
         if match is None:
-            raise UserError(f"--run_gap {gap}: {name} has no number in its name to order it by")
-        series[name[: match.start()]].append((int(match.group()), index))
+            raise UserError(f"--run_gap {gap}: {path} has no number in its name to order it by")
+        series[f"{folder}/{name[: match.start()]}"].append((int(match.group()), index))
     groups = [""] * len(listing.paths)
     for stem, items in series.items():
         items.sort()
@@ -120,61 +122,92 @@ def _groups_from_runs(listing: Listing, gap: int) -> list[str]:
     return groups
 
 
+class _Division:
+    """Groups on their way from train into the held-out parts, counted by class."""
+
+    def __init__(self, listing: Listing, groups: list[str], fraction: dict[str, float]) -> None:
+        classes = range(len(listing.classes))
+        self.count: dict[str, Counter[int]] = defaultdict(Counter)  # images of each class in a group
+        for group, label in zip(groups, listing.labels, strict=True):
+            self.count[group][label] += 1
+        total = Counter(listing.labels)
+        self.in_train = Counter(total)
+        self.least_in_train = {label: total[label] * LEAST_TRAIN for label in classes}
+        # What a part still lacks; below zero where it has more than its fraction.
+        self.wanted = {part: {label: share * total[label] for label in classes} for part, share in fraction.items()}
+        self.part_of = dict.fromkeys(self.count, "train")
+
+    def may_leave(self, group: str) -> bool:
+        """Whether train keeps its least share of every class without ``group``."""
+        return self.part_of[group] == "train" and all(
+            self.in_train[label] - number >= max(1, self.least_in_train[label])
+            for label, number in self.count[group].items()
+        )
+
+    def gain(self, group: str, part: str) -> float:
+        """How many images nearer to its fractions ``part`` comes by ``group``."""
+        wanted = self.wanted[part]
+        return sum(abs(wanted[label]) - abs(wanted[label] - number) for label, number in self.count[group].items())
+
+    def give(self, group: str, part: str) -> None:
+        self.part_of[group] = part
+        for label, number in self.count[group].items():
+            self.in_train[label] -= number
+            self.wanted[part][label] -= number
+
+
 def divide(listing: Listing, options: SplitOptions) -> Splits:
     """Divide ``listing`` by class and by group; deterministic in the file list and the seed.
 
-    Groups are taken in random order; each goes to validation or test while that part lacks at least half of the
-    group's images in its classes, else to train. The last group of a class always stays in train.
+    All groups begin in train. First every class, the one with the fewest groups before the others, gives validation
+    and then test the group that comes nearest to their fractions; then the remaining groups, in random order, move
+    where that brings a part nearer to its fractions. No group moves that would leave train less than
+    ``LEAST_TRAIN`` of a class, so a class that is one single group stays in train whole.
     """
     groups = groups_of(listing, options)
-    members: dict[str, list[int]] = defaultdict(list)
-    for index, group in enumerate(groups):
-        members[group].append(index)
-    total = [listing.labels.count(label) for label in range(len(listing.classes))]
-    remaining_groups = [len({groups[i] for i, y in enumerate(listing.labels) if y == k}) for k in range(len(total))]
     fraction = {"val": options.val_fraction, "test": options.test_fraction}
-    held = {part: [0] * len(total) for part in fraction}
-    names = sorted(members, key=natural_key)
+    held_out = [part for part in fraction if fraction[part] > 0]
+    division = _Division(listing, groups, fraction)
+    names = sorted(division.count, key=lambda name: (natural_key(name), name))
     random.Random(options.seed).shuffle(names)
-    part_of: dict[str, str] = {}
+    of_class = {label: [name for name in names if label in division.count[name]] for label in set(listing.labels)}
+    for part in held_out:
+        present: set[int] = set()
+        for label in sorted(of_class, key=lambda label: (len(of_class[label]), label)):
+            if label in present:
+                continue
+            candidates = [name for name in of_class[label] if division.may_leave(name)]
+            if candidates:
+                chosen = max(candidates, key=lambda name: division.gain(name, part))
+                division.give(chosen, part)
+                present |= set(division.count[chosen])
     for name in names:
-        count = [0] * len(total)
-        for index in members[name]:
-            count[listing.labels[index]] += 1
-        present = [label for label, number in enumerate(count) if number]
-        size = sum(count)
-        chosen = "train"
-        if all(remaining_groups[label] > 1 for label in present):
-            want = {
-                part: sum(fraction[part] * total[label] - held[part][label] for label in present) for part in fraction
-            }
-            part = max(want, key=lambda key: want[key])
-            if want[part] >= size / 2 and fraction[part] > 0:
-                chosen = part
-        part_of[name] = chosen
-        if chosen != "train":
-            for label in present:
-                held[chosen][label] += count[label]
-                remaining_groups[label] -= 1
-    parts = {
-        part: [path for path, group in zip(listing.paths, groups, strict=True) if part_of[group] == part]
-        for part in PARTS
-    }
-    return Splits(parts, notes=_notes(listing, parts, fraction))
+        if held_out and division.may_leave(name):
+            part = max(held_out, key=lambda part: division.gain(name, part))
+            if division.gain(name, part) > 0:
+                division.give(name, part)
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for path, group in zip(listing.paths, groups, strict=True):
+        parts[division.part_of[group]].append(path)
+    numbers = {label: len(members) for label, members in of_class.items()}
+    return Splits(parts, notes=_notes(listing, parts, held_out, numbers))
 
 
-def _notes(listing: Listing, parts: dict[str, list[str]], fraction: dict[str, float]) -> list[str]:
+def _notes(listing: Listing, parts: dict[str, list[str]], held_out: list[str], groups: dict[int, int]) -> list[str]:
     label_of = dict(zip(listing.paths, listing.labels, strict=True))
     notes = []
-    for part, share in fraction.items():
-        if share == 0:
-            continue
+    for part in held_out:
         there = {label_of[path] for path in parts[part]}
-        absent = [name for label, name in enumerate(listing.classes) if label not in there]
+        absent = [
+            f"{name} ({groups[label]} group{'s' * (groups[label] > 1)})"
+            for label, name in enumerate(listing.classes)
+            if label not in there
+        ]
         if absent:
+            shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             notes.append(
-                f"the {part} part has no image of {len(absent)} classes ({', '.join(absent[:5])}): they have too few "
-                "groups to give one away"
+                f"the {part} part has no image of {len(absent)} classes, {shown}: a group is never divided, and train "
+                f"keeps {LEAST_TRAIN:.0%} of every class"
             )
     return notes
 

@@ -20,7 +20,7 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows every default, except where there is none to show."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, argparse.SUPPRESS):
+        if action.default is None or action.default is False or action.default is argparse.SUPPRESS:
             return action.help
         return super()._get_help_string(action)
 
