@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +23,20 @@ class Listing:
         paths: POSIX paths relative to ``root``, by class, then in natural order.
         labels: index into ``classes`` of every path.
         ignored: how many files below class folders have another ending.
+        empty: class folders that hold no image.
     """
 
     root: Path
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     labels: tuple[int, ...]
-    ignored: int
+    ignored: int = 0
+    empty: tuple[str, ...] = ()
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
     """Sorts ``walk_2`` before ``walk_10``."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text)]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
 
 
 def list_images(root: Path, class_level: int = 1) -> Listing:
@@ -51,10 +54,11 @@ def list_images(root: Path, class_level: int = 1) -> Listing:
     if not root.is_dir():
         raise UserError(f"--data_dir {root}: no such folder")
     found: list[tuple[str, str]] = []
+    folders: set[str] = set()  # that name a class, with images or without
     too_shallow = ignored = loose = 0
-    for folder, subfolders, files in os.walk(root, onerror=_unreadable):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        parts = Path(folder).relative_to(root).parts
+    for parts, files in _walk(root):
+        if class_level > 0 and len(parts) == class_level:
+            folders.add(parts[-1])
         for name in files:
             if name.startswith("."):
                 continue
@@ -62,7 +66,7 @@ def list_images(root: Path, class_level: int = 1) -> Listing:
                 ignored += bool(parts)
             elif not parts:
                 loose += 1
-            elif class_level > len(parts):
+            elif abs(class_level) > len(parts):
                 too_shallow += 1
             else:
                 level = class_level - 1 if class_level > 0 else class_level
@@ -74,10 +78,34 @@ def list_images(root: Path, class_level: int = 1) -> Listing:
         elif loose:
             hint = f"{loose} images lie directly in it: {hint}"
         raise UserError(f"--data_dir {root}: no images of {' '.join(SUFFIXES)} in class folders; {hint}")
-    found.sort(key=lambda item: (natural_key(item[0]), natural_key(item[1])))
+    # The text itself decides between names like a1 and a01, so that the order is the same on every file system.
+    found.sort(key=lambda item: (natural_key(item[0]), item[0], natural_key(item[1]), item[1]))
     classes = tuple(dict.fromkeys(name for name, _ in found))
     number = {name: index for index, name in enumerate(classes)}
-    return Listing(root, classes, tuple(path for _, path in found), tuple(number[name] for name, _ in found), ignored)
+    return Listing(
+        root,
+        classes,
+        tuple(path for _, path in found),
+        tuple(number[name] for name, _ in found),
+        ignored,
+        tuple(sorted(folders.difference(classes), key=natural_key)),
+    )
+
+
+def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """(Folder's parts relative to ``root``, its file names), links to folders followed, but not in circles."""
+    above = {str(root): frozenset([os.path.realpath(root)])}  # real folders on the way down to each folder
+    for folder, subfolders, files in os.walk(root, onerror=_unreadable, followlinks=True):
+        way = above.pop(folder)
+        kept = []
+        for name in sorted(subfolders):
+            path = os.path.join(folder, name)
+            real = os.path.realpath(path)
+            if not name.startswith(".") and real not in way:
+                above[path] = way | {real}
+                kept.append(name)
+        subfolders[:] = kept
+        yield Path(folder).relative_to(root).parts, files
 
 
 def _unreadable(error: OSError) -> None:

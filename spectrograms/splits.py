@@ -6,18 +6,17 @@ group goes whole into one part.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import random
-import re
-import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from errors import UserError
+from spectrograms.groups import groups_of
 from spectrograms.listing import Listing, natural_key
 
 FILE_NAME = "splits.json"
@@ -58,68 +57,6 @@ class Splits:
     parts: dict[str, list[str]]
     source: Path | None = None
     notes: list[str] = field(default_factory=list)
-
-
-def groups_of(listing: Listing, options: SplitOptions) -> list[str]:
-    """The group of every path of ``listing``.
-
-    Raises:
-        UserError: the expression or the CSV is unusable, or leaves an image without a group.
-    """
-    if options.group_csv is not None:
-        return _groups_from_csv(listing, options.group_csv)
-    if options.group_by is not None:
-        return _groups_from_expression(listing, options.group_by)
-    if options.run_gap is not None:
-        return _groups_from_runs(listing, options.run_gap)
-    return list(listing.paths)
-
-
-def _groups_from_csv(listing: Listing, path: Path) -> list[str]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = {row["path"].replace("\\", "/"): row["group"] for row in csv.DictReader(file)}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error, AttributeError) as error:
-        raise UserError(f"--group_csv {path}: expected a CSV with columns path,group ({error!r})") from error
-    missing = [name for name in listing.paths if name not in rows]
-    if missing:
-        raise UserError(f"--group_csv {path}: gives no group for {len(missing)} images, first {missing[0]}")
-    return [rows[name] for name in listing.paths]
-
-
-def _groups_from_expression(listing: Listing, expression: str) -> list[str]:
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise UserError(f"--group_by {expression!r}: not a regular expression ({error})") from error
-    groups = []
-    for name in listing.paths:
-        match = pattern.search(name)
-        if match is None:
-            raise UserError(f"--group_by {expression!r}: does not match {name}")
-        groups.append("|".join(match.groups("")) if match.groups() else match.group())
-    return groups
-
-
-def _groups_from_runs(listing: Listing, gap: int) -> list[str]:
-    """Runs of consecutive last numbers within one folder and one stem."""
-    series: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for index, path in enumerate(listing.paths):
-        folder, _, name = path.rpartition("/")
-        match = re.search(r"(\d+)(?=\D*$)", name.rsplit(".", 1)[0])
-        if match is None:
-            raise UserError(f"--run_gap {gap}: {path} has no number in its name to order it by")
-        series[f"{folder}/{name[: match.start()]}"].append((int(match.group()), index))
-    groups = [""] * len(listing.paths)
-    for stem, items in series.items():
-        items.sort()
-        run, previous = 0, None
-        for number, index in items:
-            if previous is not None and number - previous >= gap:
-                run += 1
-            groups[index] = f"{stem}run{run}"
-            previous = number
-    return groups
 
 
 class _Division:
@@ -164,13 +101,16 @@ def divide(listing: Listing, options: SplitOptions) -> Splits:
     where that brings a part nearer to its fractions. No group moves that would leave train less than
     ``LEAST_TRAIN`` of a class, so a class that is one single group stays in train whole.
     """
-    groups = groups_of(listing, options)
+    groups = groups_of(listing, group_csv=options.group_csv, group_by=options.group_by, run_gap=options.run_gap)
     fraction = {"val": options.val_fraction, "test": options.test_fraction}
     held_out = [part for part in fraction if fraction[part] > 0]
     division = _Division(listing, groups, fraction)
     names = sorted(division.count, key=lambda name: (natural_key(name), name))
     random.Random(options.seed).shuffle(names)
-    of_class = {label: [name for name in names if label in division.count[name]] for label in set(listing.labels)}
+    of_class: dict[int, list[str]] = defaultdict(list)
+    for name in names:
+        for label in division.count[name]:
+            of_class[label].append(name)
     for part in held_out:
         present: set[int] = set()
         for label in sorted(of_class, key=lambda label: (len(of_class[label]), label)):
@@ -215,36 +155,53 @@ def _notes(listing: Listing, parts: dict[str, list[str]], held_out: list[str], g
 def find_splits(listing: Listing, options: SplitOptions, output_dir: Path | None, save: bool = True) -> Splits:
     """The division of ``listing``: the saved one where there is one, else a new one, then saved.
 
-    It is looked for at ``options.path``, beside the data, and in ``output_dir``; it is saved beside the data, or in
-    ``output_dir`` where the data cannot be written to.
+    It is looked for at ``options.path``, in ``output_dir`` and beside the data; it is saved beside the data, or in
+    ``output_dir`` where the data's folder is read-only.
 
     Raises:
-        UserError: a saved division is damaged or does not fit the files any more.
+        UserError: a saved division is damaged, does not fit the files any more, or was made with another grouping
+            than the one asked for.
     """
-    places = [listing.root / FILE_NAME] + ([Path(output_dir) / FILE_NAME] if output_dir else [])
+    beside = listing.root / FILE_NAME
+    in_run = [Path(output_dir) / FILE_NAME] if output_dir else []
     if options.path is not None:
-        return _load(options.path, listing)
+        return _load(options.path, listing, options)
     if not options.resplit:
-        for place in places:
+        # The run's own copy first: it exists only where the data's folder could not take it.
+        for place in [*in_run, beside]:
             if place.is_file():
-                return _load(place, listing)
+                return _load(place, listing, options)
     splits = divide(listing, options)
     if save:
-        splits.source = _save(splits, options, places)
+        splits.source = _save(splits, options, [beside, *in_run])
+        if splits.source is None:
+            splits.notes.append(f"the parts could not be saved in {listing.root} nor in the run's folder")
     return splits
 
 
-def _load(path: Path, listing: Listing) -> Splits:
+def _load(path: Path, listing: Listing, options: SplitOptions) -> Splits:
     try:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        version = saved["format_version"]
+        made_with = dict(saved["options"])
         parts = {part: [str(name) for name in saved["parts"][part]] for part in PARTS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a usable splits.json ({error!r}); remove it or pass --resplit") from error
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path}: has format version {version}, expected {FORMAT_VERSION}; pass --resplit")
+    # Defaults say nothing of what the user wants: the second stage is usually started without these flags.
+    for name, value in _plain(options).items():
+        if value != _plain(SplitOptions())[name] and value != made_with.get(name):
+            flag = "split_seed" if name == "seed" else name
+            raise UserError(
+                f"--{flag} {value}: {path} was made with {made_with.get(name)}; leave the flag out to keep those "
+                "parts, or pass --resplit to divide anew"
+            )
     named = [name for part in PARTS for name in parts[part]]
+    if len(named) != len(set(named)):
+        raise UserError(f"{path}: names an image twice; pass --resplit to divide anew")
     new = set(listing.paths) - set(named)
     missing = set(named) - set(listing.paths)
-    if len(named) != len(set(named)):
-        raise UserError(f"{path}: names an image in two parts; pass --resplit to divide anew")
     if new or missing:
         raise UserError(
             f"{path}: the images have changed since ({len(new)} new, {len(missing)} missing, first "
@@ -253,27 +210,32 @@ def _load(path: Path, listing: Listing) -> Splits:
     return Splits(parts, source=Path(path))
 
 
-def _save(splits: Splits, options: SplitOptions, places: list[Path]) -> Path | None:
-    content = {
-        "format_version": FORMAT_VERSION,
-        "options": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in vars(options).items()
-            if name not in ("path", "resplit")
-        },
-        "parts": splits.parts,
+def _plain(options: SplitOptions) -> dict[str, Any]:
+    """What decides how images are divided, in JSON types."""
+    return {
+        name: value.as_posix() if isinstance(value, Path) else value
+        for name, value in vars(options).items()
+        if name not in ("path", "resplit")
     }
+
+
+def _save(splits: Splits, options: SplitOptions, places: list[Path]) -> Path | None:
+    content = {"format_version": FORMAT_VERSION, "options": _plain(options), "parts": splits.parts}
     for place in places:
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=".splits-")
+            if not place.parent.stat().st_mode & 0o222:
+                continue  # marked read-only, which does not stop an administrator but tells what is wanted
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=1)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, place)
+            return place
         except OSError:
-            continue  # a data set on a read-only disk keeps its splits in the run folder
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, place)
-        return place
+            temporary.unlink(missing_ok=True)
     return None
 
 
@@ -283,5 +245,5 @@ def fingerprint(root: Path, parts: dict[str, list[str]]) -> str:
     for part in PARTS:
         for name in parts[part]:
             status = os.stat(Path(root) / name)
-            total.update(f"{part}\0{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            total.update(os.fsencode(f"{part}\0{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return total.hexdigest()
