@@ -1,0 +1,223 @@
+"""The file formats of radar recordings, each opened to named numeric arrays without executing anything in the file."""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+import numpy as np
+
+from errors import UserError
+
+MAX_VALUES = 2**28  # 4 GiB as complex128; a header that claims more is damage or an attack
+BIN_DTYPES = ("int16", "float32")
+NUMERIC = "iufc"
+_IN_PHASE = {"i", "re", "real", "inphase", "in-phase", "in_phase"}
+_QUADRATURE = {"q", "im", "imag", "imaginary", "quadrature"}
+_MAT_NUMERIC = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file offers.
+
+    Attributes:
+        shapes: of every numeric array with more than one value, by name; ``""`` where a format has no names.
+        scalars: numeric single values, by lower-case name.
+        read: gives the array of a name in ``shapes``.
+        refused: names of what is there but is never opened (pickled objects), for the message.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+    scalars: dict[str, float] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+
+
+def _check_size(path: Path, shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > MAX_VALUES:
+        raise UserError(f"{path}: an array of shape {tuple(shape)} is more than {MAX_VALUES} values: cut it in pieces")
+
+
+def _single(array: np.ndarray) -> Contents:
+    """The contents of a format that holds one nameless array."""
+    return Contents({"": array.shape}, lambda _: array)
+
+
+def _named(shapes: dict[str, tuple[int, ...]], read: Callable[[str], np.ndarray], refused: list[str]) -> Contents:
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    return Contents(
+        {name: shapes[name] for name, size in sizes.items() if size > 1},
+        read,
+        {name.lower(): float(read(name).item().real) for name, size in sizes.items() if size == 1},
+        tuple(refused),
+    )
+
+
+def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def open_npy(path: Path) -> Contents:
+    """A NumPy array; a pickled one is told by its header and left closed."""
+    with open(path, "rb") as file:
+        shape, dtype = _npy_header(file)
+        if dtype.hasobject:
+            return Contents({}, {}.__getitem__, refused=("the array",))
+        if dtype.kind not in NUMERIC:
+            return Contents({}, {}.__getitem__)
+        _check_size(path, shape)
+        file.seek(0)
+        return _single(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def open_npz(path: Path) -> Contents:
+    """An archive of NumPy arrays; pickled ones are left closed."""
+    shapes, refused = {}, []
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.namelist():
+            if not entry.endswith(".npy"):
+                continue
+            name = entry.removesuffix(".npy")
+            with archive.open(entry) as file:
+                shape, dtype = _npy_header(file)
+            if dtype.hasobject:
+                refused.append(name)
+            elif dtype.kind in NUMERIC:
+                _check_size(path, shape)
+                shapes[name] = shape
+
+    def read(name: str) -> np.ndarray:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+    return _named(shapes, read, refused)
+
+
+def open_mat(path: Path) -> Contents:
+    """A MATLAB file of any version: up to v7 by SciPy, v7.3 as the HDF5 file that it is."""
+    import h5py
+
+    if h5py.is_hdf5(path):
+        return _open_hdf5(path)
+    from scipy.io import loadmat, whosmat
+
+    shapes = {name: shape for name, shape, kind in whosmat(path) if kind in _MAT_NUMERIC}
+    for shape in shapes.values():
+        _check_size(path, shape)
+    return _named(shapes, lambda name: loadmat(path, variable_names=[name])[name], [])
+
+
+def _open_hdf5(path: Path) -> Contents:
+    import h5py
+
+    shapes = {}
+    with h5py.File(path, "r") as file:
+        for name in file:
+            # Links and external storage would let a file name other files of this machine.
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                continue
+            data = file[name]
+            if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual or data.shape is None:
+                continue
+            is_number = set(data.dtype.names or ()) == {"real", "imag"} or data.dtype.kind in NUMERIC
+            # MATLAB keeps text as numbers, and an empty array as its dimensions.
+            is_text = data.attrs.get("MATLAB_class") == b"char"
+            if is_number and not is_text and not data.attrs.get("MATLAB_empty"):
+                _check_size(path, data.shape)
+                shapes[name] = data.shape[::-1]
+
+    def read(name: str) -> np.ndarray:
+        with h5py.File(path, "r") as file:
+            values = file[name][()]
+        if values.dtype.names:
+            values = values["real"] + 1j * values["imag"]
+        # MATLAB writes arrays column by column: what was (N, 2) there is (2, N) here.
+        return np.asarray(values).T
+
+    return _named(shapes, read, [])
+
+
+def open_csv(path: Path) -> Contents:
+    """Text: two columns I and Q, or one of complex numbers; a header line is optional."""
+    with open(path, encoding="utf-8-sig") as file:
+        first = _next_line(file)
+        if first is None:
+            return _single(np.zeros(0))
+        separator = next((mark for mark in (";", "\t", ",") if mark in first), None)
+        names = [cell.strip().strip("\"'").lower() for cell in first.split(separator)]
+        is_header = any(_number(cell) is None for cell in names)
+        if is_header:
+            second = _next_line(file)
+            if second is None:
+                return _single(np.zeros(0))
+            first = second
+        is_complex = any(_is_complex(cell) for cell in first.split(separator))
+        lines: Iterator[str] = chain([first], file)
+        if is_complex:
+            lines = (_complex_as_python(line) for line in lines)
+        table = np.loadtxt(
+            lines,
+            dtype=np.complex128 if is_complex else np.float64,
+            comments=("#", "%"),
+            delimiter=separator,
+            ndmin=2,
+        )
+    return _single(_named_columns(table, names) if is_header else table)
+
+
+def _next_line(file: TextIO) -> str | None:
+    return next((line for line in file if line.strip() and not line.lstrip().startswith(("#", "%"))), None)
+
+
+def _complex_as_python(text: str) -> str:
+    """``1 + 2i`` as MATLAB writes it -> ``1+2j``."""
+    return re.sub(r"\s*([+-])\s*", r"\1", text).replace("i", "j").replace("J", "j")
+
+
+def _number(text: str) -> complex | None:
+    try:
+        return complex(_complex_as_python(text.strip()))
+    except ValueError:
+        # A missing value belongs to the data, not to a header; loadtxt names its line.
+        return complex(0) if text.strip() == "" else None
+
+
+def _is_complex(text: str) -> bool:
+    # "inf" has an i, but no unit at its end.
+    return _number(text) is not None and text.strip()[-1:] in ("i", "j", "J")
+
+
+def _named_columns(table: np.ndarray, names: list[str]) -> np.ndarray:
+    """The columns that a header calls I and Q, where it does; else all."""
+    words = [re.sub(r"[\s(\[].*$", "", name) for name in names]
+    pairs = [[k for k, word in enumerate(words) if word in meaning] for meaning in (_IN_PHASE, _QUADRATURE)]
+    if all(len(columns) == 1 for columns in pairs) and table.shape[1] == len(names):
+        return table[:, [pairs[0][0], pairs[1][0]]]
+    return table
+
+
+def open_bin(path: Path, dtype: str | None) -> Contents:
+    """Interleaved little-endian I, Q, I, Q, ... without a header."""
+    if dtype is None:
+        raise UserError(f"{path}: a .bin file does not say what it holds: give --dtype {' or '.join(BIN_DTYPES)}")
+    if dtype not in BIN_DTYPES:
+        raise UserError(f"--dtype {dtype}: use one of {', '.join(BIN_DTYPES)}")
+    kind = np.dtype(dtype).newbyteorder("<")
+    size = path.stat().st_size
+    if size % (2 * kind.itemsize):
+        raise UserError(
+            f"{path}: {size} bytes are no whole number of {dtype} I/Q pairs ({2 * kind.itemsize} bytes each): "
+            "the file is truncated, or --dtype is another"
+        )
+    _check_size(path, (size // kind.itemsize,))
+    return _single(np.fromfile(path, kind).reshape(-1, 2))
