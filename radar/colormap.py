@@ -100,17 +100,41 @@ def invert_colormap(rgb: NDArray[np.uint8], name: str) -> tuple[NDArray[np.float
         the scalar map (H, W) float32 in [0, 1], and the root-mean-square distance of the colours from the curve in
         8-bit levels: 0 for exact colours, up to about 25 for JPEG with reduced chroma, more for another map.
     """
+    places = _known_places(name)
     code = (rgb[..., 0].astype(np.int32) << 16) | (rgb[..., 1].astype(np.int32) << 8) | rgb[..., 2]
-    unique, inverse, count = np.unique(code, return_inverse=True, return_counts=True)
-    pixels = np.stack([unique >> 16, unique >> 8 & 255, unique & 255], 1)  # (U, 3)
-    position = _project(pixels.astype(np.float32), name)
-    colours = table(name).astype(np.float32)
-    below = position.astype(np.intp)
-    above = np.minimum(below + 1, LEVELS - 1)
-    nearest = colours[below] + (position - below)[:, None] * (colours[above] - colours[below])
-    error = np.square(pixels - nearest).sum(1)
-    scalar = (position / (LEVELS - 1)).astype(np.float32)[inverse.reshape(rgb.shape[:2])]
-    return scalar, float(np.sqrt((error * count).sum() / count.sum()))
+    place = places[code]
+    unknown = place == _UNKNOWN
+    if unknown.any():
+        new = np.unique(code[unknown])
+        pixels = np.stack([new >> 16, new >> 8 & 255, new & 255], 1).astype(np.float32)
+        places[new] = np.round(_project(pixels, name) * _PARTS).astype(np.uint16) + 1
+        place = places[code]
+    place -= 1
+    error = rgb - _fine_curve(name)[place]
+    scalar = place.astype(np.float32) / (_PARTS * (LEVELS - 1))
+    return scalar, float(np.sqrt(np.square(error).sum(-1).mean()))
+
+
+_PARTS = 256  # places between two levels
+_UNKNOWN = 0
+
+
+@cache
+def _known_places(name: str) -> NDArray[np.uint16]:
+    """Where on the curve each of the 2**24 colours belongs, as 1 + place; ``_UNKNOWN`` for those not met so far.
+
+    The images of a data set share most of their colours, so each colour is projected once. Memory is taken only for
+    the pages that are written to.
+    """
+    return np.zeros(2**24, np.uint16)
+
+
+@cache
+def _fine_curve(name: str) -> NDArray[np.float32]:
+    """The curve's colours, ``_PARTS`` places a level, (255 * _PARTS + 1, 3)."""
+    place = np.arange(_PARTS * (LEVELS - 1) + 1) / _PARTS
+    channels = table(name).T.astype(float)
+    return np.stack([np.interp(place, np.arange(LEVELS), channel) for channel in channels], 1).astype(np.float32)
 
 
 def _project(pixels: NDArray[np.float32], name: str) -> NDArray[np.float32]:
@@ -140,6 +164,10 @@ def _project(pixels: NDArray[np.float32], name: str) -> NDArray[np.float32]:
 
 def best_colormap(rgb: NDArray[np.uint8]) -> tuple[str, float]:
     """The map whose curve the colours lie nearest to, and their distance from it (see ``invert_colormap``)."""
-    errors = {name: invert_colormap(rgb, name)[1] for name in NAMES}
+    pixels = rgb.reshape(-1, 3).astype(np.float32)
+    errors = {}
+    for name in NAMES:
+        place = np.round(_project(pixels, name) * _PARTS).astype(np.intp)
+        errors[name] = float(np.sqrt(np.square(pixels - _fine_curve(name)[place]).sum(1).mean()))
     name = min(errors, key=errors.__getitem__)
     return name, errors[name]
