@@ -29,7 +29,8 @@ class RadarMetadata:
             Positive Doppler is an approaching target.
         duration_s: slow time that one image spans.
         floor_db, ceiling_db: the decibel values at image values 0 and 1, relative to ``reference``.
-        reference: what 0 dB is: ``"peak"`` (each image's own maximum) or ``"absolute"``.
+        reference: what 0 dB is: ``"peak"`` (each image's own maximum), ``"recording"`` (the maximum of all images
+            of a recording) or ``"absolute"`` (power 1 in the recording's unit).
         colormap: the images' colour map (see ``radar.colormap``), or ``"grey"``.
         mti: the clutter filter that was applied (``"none"`` if none).
         source: one line saying where the data came from.
