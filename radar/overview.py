@@ -24,6 +24,13 @@ def read_picture(path: Path) -> np.ndarray:
     return pixels / 255.0 if pixels.ndim == 2 else pixels
 
 
+def _spread(folder: Path, number: int) -> list[Path]:
+    """At most ``number`` of a folder's images, evenly spread over their names."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".png", ".npy") and path.name[0] != ".")
+    number = min(number, len(paths))
+    return [paths[index * len(paths) // number] for index in range(number)]
+
+
 def _show(axis: Axes, picture: np.ndarray, metadata: RadarMetadata) -> AxesImage:
     half_row = (metadata.doppler_top_hz - metadata.doppler_bottom_hz) / 2 / (picture.shape[0] - 1)
     bottom, top = metadata.doppler_bottom_hz - half_row, metadata.doppler_top_hz + half_row
@@ -41,25 +48,37 @@ def _show(axis: Axes, picture: np.ndarray, metadata: RadarMetadata) -> AxesImage
     )
 
 
-def draw_overview(folder: Path, classes: list[str], metadata: RadarMetadata, per_class: int = 4) -> Path:
-    """Draw ``folder/overview.png`` from the first ``per_class`` images of each class folder.
+def _velocity_axis(axis: Axes, velocity_per_hz: float) -> None:
+    second = axis.secondary_yaxis(
+        "right", functions=(lambda hertz: hertz * velocity_per_hz, lambda velocity: velocity / velocity_per_hz)
+    )
+    second.set_ylabel("velocity (m/s)", fontsize=8)
+    second.tick_params(labelsize=7)
 
-    Grey maps are shown in jet colours, from ``floor_db`` to ``ceiling_db``.
+
+def draw_overview(folder: Path, classes: list[str], metadata: RadarMetadata, per_class: int = 4) -> Path:
+    """Draw ``folder/overview.png`` from ``per_class`` images of each class folder, spread over their names.
+
+    Grey maps are shown in jet colours, from ``floor_db`` to ``ceiling_db``. Where the carrier is known, a second axis
+    at the right gives the radial velocity.
     """
-    found = {name: sorted((folder / name).glob(f"{name}_*"))[:per_class] for name in classes}
+    found = {name: _spread(folder / name, per_class) for name in classes}
     found = {name: paths for name, paths in found.items() if paths}
     columns = max(map(len, found.values()))
-    width, height = 2.2 * columns + 1.8, 1.7 * len(found) + 0.9  # inches
+    right = 0.9 if metadata.carrier_hz is None else 1.5  # inches
+    width, height = 2.2 * columns + 0.9 + right, 1.7 * len(found) + 0.9  # inches
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(len(found), columns, sharex=True, sharey=True, squeeze=False)
     # A fixed layout: matplotlib's automatic ones take seconds over some dozens of axes.
-    figure.subplots_adjust(0.9 / width, 0.5 / height, 1 - 0.9 / width, 1 - 0.2 / height, 0.05, 0.08)
+    figure.subplots_adjust(0.9 / width, 0.5 / height, 1 - right / width, 1 - 0.2 / height, 0.05, 0.08)
     for row, (activity, paths) in zip(axes, found.items(), strict=True):
         row[0].set_ylabel(f"{activity}\nDoppler (Hz)", fontsize=8)
         for axis in row[len(paths) :]:
             axis.set_axis_off()
         for axis, path in zip(row, paths, strict=False):
             shown = _show(axis, read_picture(path), metadata)
+        if metadata.carrier_hz is not None:
+            _velocity_axis(row[len(paths) - 1], metadata.velocity(1.0))
     for axis in axes[-1]:
         axis.set_xlabel("time (s)", fontsize=8)
     bar = figure.add_axes((1 - 0.75 / width, 0.5 / height, 0.12 / width, 1.5 / height))
