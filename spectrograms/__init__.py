@@ -1,1 +1,1 @@
-"""Files of spectrograms: finding them, decoding them, splitting them without leaks. NumPy and Pillow, no torch."""
+"""Files of spectrograms: finding, decoding, splitting without leaks, augmenting, writing back."""

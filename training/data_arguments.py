@@ -62,6 +62,8 @@ def check_data_arguments(parser: argparse.ArgumentParser, args: argparse.Namespa
         parser.error("--val_fraction and --test_fraction: nothing is left to train on")
     if args.class_level == 0:
         parser.error("--class_level 0: 1 is the first folder below --data_dir, -1 the one that holds the file")
+    if args.splits is not None and args.resplit:
+        parser.error("--splits and --resplit: give one of them")
     chosen = [name for name in ("group_by", "group_csv", "run_gap") if getattr(args, name) is not None]
     if len(chosen) > 1:
         parser.error(f"--{chosen[0]} and --{chosen[1]}: give one way of grouping")

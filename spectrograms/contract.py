@@ -1,0 +1,103 @@
+"""The data contract: how images are read as a model sees them, and written back as the data set has them.
+
+Legend: C channels, (H, W) Doppler by slow time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from radar.colormap import apply_colormap, invert_colormap
+from spectrograms.decode import read_image, to_unit
+from spectrograms.resize import pad, resize
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class DataContract:
+    """All that is needed to read images as a model was trained on them, or to write such images.
+
+    Attributes:
+        classes: names, by label.
+        image_size: (H, W) that the images are resized to.
+        padded_size: (H, W) that the model sees: ``image_size`` with the last row and column repeated.
+        channels: 1 or 3.
+        colormap: the map between colours and the scalar, or None where values are taken as stored.
+        native_size: (H, W) most files have.
+        native_mode: ``"L"``, ``"RGB"``, ``"I;16"``, ``"F"`` or ``"npy"``: how images are written back.
+        value_range: what -1 and 1 stand for in float files, in their unit; (0, 1) for pictures.
+        radar: ``radar.json``'s content, or None.
+    """
+
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    padded_size: tuple[int, int]
+    channels: int
+    colormap: str | None
+    native_size: tuple[int, int]
+    native_mode: str
+    value_range: tuple[float, float] = (0.0, 1.0)
+    radar: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DataContract:
+        """The inverse of ``to_dict``."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def read_as(path: Path, contract: DataContract) -> NDArray[np.float32]:
+    """Decode one file as ``contract`` says: (C, H, W) float32 in [0, 1], resized, padded.
+
+    Colours become the scalar at full resolution, before resizing: the mean of two colours is not the colour of
+    their mean.
+    """
+    array, mode = read_image(path)
+    if contract.colormap is not None and mode == "RGB":
+        unit = invert_colormap(array, contract.colormap)[0]
+    else:
+        unit = to_unit(array, mode, contract.value_range)
+    if contract.channels == 1 and unit.ndim == 3:
+        unit = unit @ _LUMA
+    unit = pad(resize(unit, contract.image_size), contract.padded_size)
+    planes = unit[None] if unit.ndim == 2 else np.moveaxis(unit, -1, 0)
+    if contract.channels == 3 and len(planes) == 1:
+        planes = np.repeat(planes, 3, axis=0)
+    return np.ascontiguousarray(planes, dtype=np.float32)
+
+
+def to_file(planes: NDArray[np.float32], contract: DataContract, size: str) -> Any:
+    """One image (C, H, W) in [0, 1], padded, as the content of a file; see ``dataset.tensor_to_images``."""
+    height, width = contract.image_size
+    array = np.moveaxis(planes[:, :height, :width], 0, -1) if len(planes) > 1 else planes[0, :height, :width]
+    as_stored = size == "native"
+    if as_stored:
+        array = resize(array, contract.native_size)
+    if contract.native_mode in ("npy", "F") and as_stored:
+        low, high = contract.value_range
+        scalar = array if array.ndim == 2 else array.mean(-1)
+        return (scalar * (high - low) + low).astype(np.float32)
+    if array.ndim == 2 and contract.colormap and contract.native_mode == "RGB":
+        return Image.fromarray(apply_colormap(array, contract.colormap))
+    if array.ndim == 3 and contract.native_mode in ("L", "I;16"):
+        array = array.mean(-1)
+    if contract.native_mode == "I;16" and as_stored:
+        return Image.fromarray(np.round(array * 65535).astype(np.uint16))
+    return Image.fromarray(np.round(array * 255).astype(np.uint8))
+
+
+def load_preview(path: Path, contract: DataContract) -> Image.Image:
+    """An 8-bit picture of a written file, for overviews."""
+    array, mode = read_image(path)
+    unit = to_unit(array, mode, contract.value_range)
+    return Image.fromarray(np.round(unit * 255).astype(np.uint8))

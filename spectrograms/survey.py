@@ -1,0 +1,125 @@
+"""A first look at a data set: the form of its files, the span of their values, the colour map of their pixels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from errors import UserError
+from radar.colormap import best_colormap, invert_colormap
+from radar.metadata import RadarMetadata
+from spectrograms.contract import DataContract
+from spectrograms.decode import read_image
+from spectrograms.listing import Listing
+from spectrograms.resize import padded_size
+
+PROBED = 24  # images looked at
+KINDS = {"L": "grey", "I;16": "grey", "RGB": "colour", "F": "float", "npy": "float"}
+LIKELY_COLOURS = 35.0  # RMS distance in 8-bit levels up to which images may be of a colour map; chroma-reduced JPEG: 30
+ODD_COLOURS = 0.7  # another colour map fits when its error is under this part of the given one's
+
+
+def make_contract(
+    listing: Listing,
+    image_size: Sequence[int] | None,
+    channels: int,
+    colormap: str | None,
+    multiple_of: int,
+    notes: list[str],
+) -> DataContract:
+    """The contract of a data set that nothing has been trained on yet; what is worth telling is added to ``notes``."""
+    probes = _probes(listing)
+    native_mode = _native_mode(probes)
+    native_size = Counter(array.shape[:2] for array, _ in probes).most_common(1)[0][0]
+    radar = RadarMetadata.load(listing.root)
+    value_range = (0.0, 1.0)
+    if native_mode in ("npy", "F"):
+        value_range = _float_range(listing, radar)
+        notes.append(f"float values {value_range[0]:g} to {value_range[1]:g} are what the model sees as -1 to 1")
+    coloured = [array for array, mode in probes if mode == "RGB"]
+    _colour_notes(coloured, channels, colormap, listing.root, notes)
+    if image_size is None:
+        size = native_size
+    else:
+        size = tuple(image_size) if len(image_size) == 2 else (image_size[0], image_size[0])
+    return DataContract(
+        classes=listing.classes,
+        image_size=tuple(int(side) for side in size),
+        padded_size=padded_size(size, multiple_of),
+        channels=channels,
+        colormap=colormap,
+        native_size=tuple(int(side) for side in native_size),
+        native_mode=native_mode,
+        value_range=value_range,
+        radar=asdict(radar) if radar else None,
+    )
+
+
+def _float_range(listing: Listing, radar: RadarMetadata | None) -> tuple[float, float]:
+    """What the values of float files span: [0, 1], or ``radar.json``'s decibels, or else their own extremes."""
+    low, high = float("inf"), float("-inf")
+    for name in tqdm(listing.paths, desc="measuring values", leave=False, delay=1):
+        array, mode = read_image(listing.root / name)
+        if mode in ("npy", "F"):
+            low, high = min(low, float(array.min())), max(high, float(array.max()))
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    if radar is not None and radar.floor_db < high and low < radar.ceiling_db:
+        return float(radar.floor_db), float(radar.ceiling_db)
+    if low >= high:
+        raise UserError(f"--data_dir {listing.root}: every value of its float files is {low:g}")
+    return low, high
+
+
+def _colour_notes(coloured: list[NDArray], channels: int, colormap: str | None, root: Path, notes: list[str]) -> None:
+    """Say how well the colours fit the map that was given, or which map they would fit."""
+    if not coloured:
+        if colormap:
+            notes.append(f"--colormap {colormap}: the images in {root} are not coloured; they are used as they are")
+        return
+    some = np.concatenate([image.reshape(-1, 3)[:: max(1, image.size // 60_000)] for image in coloured])[None]
+    best, error = best_colormap(some)
+    if colormap is None:
+        likely = error < LIKELY_COLOURS
+        if likely and best != "gray":
+            notes.append(
+                f"the images look coloured with {best} (colours {error:.1f} of 255 from it): --colormap {best} would "
+                "let the model learn the one decibel channel behind the colours"
+            )
+        elif channels == 1 and not likely:
+            notes.append("--in_channels 1 takes the brightness of the colours, which is no decibel scale")
+        return
+    given = invert_colormap(some, colormap)[1]
+    notes.append(f"colours lie {given:.1f} of 255 levels (RMS) from the {colormap} curve")
+    if error < ODD_COLOURS * given and given > 5:
+        notes.append(f"WARNING: the images are rather coloured with {best} ({error:.1f} of 255): --colormap {best}")
+
+
+def check_fit(listing: Listing, contract: DataContract) -> None:
+    """Refuse data that a model with ``contract`` was not trained on."""
+    if listing.classes != contract.classes:
+        raise UserError(
+            f"--data_dir {listing.root}: has classes {', '.join(listing.classes)}, the checkpoint was trained on "
+            f"{', '.join(contract.classes)}"
+        )
+    mode = _native_mode(_probes(listing))
+    if KINDS[mode] != KINDS[contract.native_mode]:
+        raise UserError(
+            f"--data_dir {listing.root}: holds {KINDS[mode]} images, the checkpoint was trained on "
+            f"{KINDS[contract.native_mode]} ones"
+        )
+
+
+def _probes(listing: Listing) -> list[tuple[NDArray, str]]:
+    step = max(1, len(listing.paths) // PROBED)
+    return [read_image(listing.root / name) for name in listing.paths[::step][:PROBED]]
+
+
+def _native_mode(probes: list[tuple[NDArray, str]]) -> str:
+    return Counter(mode for _, mode in probes).most_common(1)[0][0]
