@@ -42,7 +42,7 @@ def _number(text: str, kind: type, low: float, high: float, low_open: bool, what
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}") from None
     outside = value > high or (value <= low if low_open else value < low)
-    if not math.isfinite(value) or outside:
+    if outside or not math.isfinite(value):  # in this order: huge integers are no floats at all
         raise argparse.ArgumentTypeError(f"expected {what}, found {text}")
     return value
 
@@ -76,11 +76,22 @@ positive_real = real(0.0, low_open=True)
 fraction = real(0.0, 1.0)
 
 
+def _what_is_at(path: Path) -> str:
+    try:
+        if path.is_dir():
+            return "a folder"
+        if path.is_file():
+            return "a file"
+        return "something that is neither file nor folder" if path.exists() else "nothing"
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise argparse.ArgumentTypeError(f"{str(path)[:80]!r} cannot be looked up ({error.strerror})") from None
+
+
 def existing_dir(text: str) -> Path:
     """An argparse type: a folder that exists."""
     path = Path(text)
-    if not path.is_dir():
-        found = "a file" if path.exists() else "nothing"
+    found = _what_is_at(path)
+    if found != "a folder":
         raise argparse.ArgumentTypeError(f"expected a folder at {text!r}, found {found}")
     return path
 
@@ -88,8 +99,8 @@ def existing_dir(text: str) -> Path:
 def existing_file(text: str) -> Path:
     """An argparse type: a file that exists."""
     path = Path(text)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
+    found = _what_is_at(path)
+    if found != "a file":
         raise argparse.ArgumentTypeError(f"expected a file at {text!r}, found {found}")
     return path
 
@@ -97,8 +108,9 @@ def existing_file(text: str) -> Path:
 def output_dir(text: str) -> Path:
     """An argparse type: a folder to write to, which may not exist yet but must not be a file."""
     path = Path(text)
-    if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"expected a folder at {text!r}, found a file")
+    found = _what_is_at(path)
+    if found not in ("a folder", "nothing"):
+        raise argparse.ArgumentTypeError(f"expected a folder at {text!r}, found {found}")
     return path
 
 
