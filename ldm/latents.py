@@ -17,7 +17,6 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from errors import UserError
 from training.checkpoint import digest, write_atomically
 from vqvae.custom_vqgan import CustomVQGAN
 
@@ -144,15 +143,3 @@ def _read(path: Path, wanted: str) -> CachedLatents | None:
         LatentSet(tensors["val_latents"], tensors["val_labels"]),
         tensors["references"],
     )
-
-
-def check_fit(payload: dict[str, Any], contract: dict[str, Any], path: Path) -> None:
-    """Refuse a stage 1 checkpoint that was trained on other classes or another form of images.
-
-    Raises:
-        UserError: naming what differs.
-    """
-    trained = payload["contract"]
-    for name in ("classes", "image_size", "channels", "colormap"):
-        if trained[name] != contract[name]:
-            raise UserError(f"{path}: was trained with {name} {trained[name]}, the data has {contract[name]}")

@@ -69,7 +69,7 @@ def load(path: Path, kind: str) -> dict[str, Any]:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
         found = payload["kind"]
-        version = payload["format_version"]
+        version = int(payload["format_version"])
     except Exception as error:  # the unpickler raises whatever a damaged or foreign file provokes
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a checkpoint of this project ({reason})") from error

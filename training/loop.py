@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from errors import UserError
-from training import checkpoint
+from training import checkpoint, pictures
 from training.order import EpochOrder
 from training.run_folder import RunFolder
 from training.stopping import StopRequest
@@ -26,6 +26,16 @@ class NonFiniteError(UserError):
     def __init__(self, term: str, value: float) -> None:
         super().__init__(f"{term} is {value}")
         self.term = term
+
+
+def check_gradient(norm: Tensor, scaler: torch.amp.GradScaler | None, name: str = "gradient_norm") -> None:
+    """Raise ``NonFiniteError`` for a gradient norm that is not finite, naming it.
+
+    Under fp16 the scaler meets overflow by design: it leaves the step out and halves its scale. Only a scale
+    that has fallen under 1 says that the gradients themselves are wrong.
+    """
+    if scaler is None or scaler.get_scale() < 1.0:
+        check_finite({name: norm})
 
 
 def check_finite(terms: dict[str, Tensor]) -> None:
@@ -204,6 +214,7 @@ class TrainingLoop:
         payload = {"format_version": checkpoint.FORMAT_VERSION, "kind": self.task.name, **self.task.export(epoch)}
         checkpoint.save(payload, self.folder.path / f"{self.task.name}_epoch_{epoch}.pt")
         self.folder.keep_newest(f"{self.task.name}_epoch_*.pt", self.options.keep)
+        pictures.curves(self.folder.metrics_path, self.folder.pictures / "curves.png")
 
     def save(self) -> None:
         """Write ``state_last.pt`` and its numbered older brothers, unless this step is saved already."""

@@ -41,6 +41,9 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"--output_dir {path}: cannot be written ({error})") from error
         (self.path / ".pid").write_text(str(os.getpid()))
+        # What a killed run left half written would stay for ever, and a training state is large.
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
     def _owner(self) -> str:
         try:
@@ -80,8 +83,8 @@ class RunFolder:
         checkpoint.save_json(arguments, path)
 
     def clear(self) -> None:
-        """Forget an earlier run: its states, metrics and pictures. Inference checkpoints go too."""
-        for pattern in ("state_*.pt", "*_epoch_*.pt", "metrics.jsonl", "pictures/*"):
+        """Forget an earlier run: its states, metrics, pictures and tracker. Inference checkpoints go too."""
+        for pattern in ("state_*.pt", "*_epoch_*.pt", "metrics.jsonl", "wandb_id.txt", "pictures/*.png"):
             for path in self.path.glob(pattern):
                 path.unlink()
 
@@ -120,10 +123,12 @@ class RunFolder:
     def keep_newest(self, pattern: str, number: int) -> None:
         """Delete all but the ``number`` newest files of ``pattern`` (by the number in their name)."""
 
-        def index(path: Path) -> int:
-            return int(path.stem.rsplit("_", 1)[1])
-
-        for path in sorted(self.path.glob(pattern), key=index)[:-number]:
+        numbered = {}
+        for path in self.path.glob(pattern):
+            index = path.stem.rsplit("_", 1)[1]
+            if index.isdecimal():  # a copy that the user named is the user's
+                numbered[int(index)] = path
+        for _, path in sorted(numbered.items())[:-number]:
             path.unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ def load_vqgan(path: Path) -> tuple[CustomVQGAN, dict[str, Any]]:
     payload = checkpoint.load(path, KIND)
     try:
         return build(payload["config"], payload["weights"]), payload
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path}: incomplete stage 1 checkpoint ({str(error).splitlines()[0]})") from error
 
 
