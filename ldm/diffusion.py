@@ -38,6 +38,7 @@ def build_unet(
     """
     levels = len(block_out_channels)
     attended = [level >= levels - attention_levels for level in range(levels)]
+    widths = list(zip(block_out_channels, attended, strict=True))
     return UNet2DModel(
         sample_size=latent_size,
         in_channels=latent_channels,
@@ -46,7 +47,7 @@ def build_unet(
         layers_per_block=layers_per_block,
         down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attended),
         up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attended)),
-        attention_head_dim=32,
+        attention_head_dim=min(32, block_out_channels[-1], *(w for w, here in widths if here)),
         dropout=dropout,
         norm_num_groups=norm_num_groups,
         num_class_embeds=num_classes + 1,

@@ -20,7 +20,7 @@ from ldm.diffusion import diffusion_loss, drop_labels, noise_schedule, spread_ti
 from ldm.latents import CachedLatents, LatentNormaliser, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
 from training import pictures
-from training.loop import check_finite
+from training.loop import check_finite, check_gradient
 from training.order import EpochOrder, mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from vqvae import utils
@@ -143,7 +143,7 @@ class LDMTask:
         check_finite({"loss": loss})
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), self.options.max_grad_norm)
-        check_finite({"gradient_norm": norm})
+        check_gradient(norm, self.accelerator.scaler)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()

@@ -79,6 +79,11 @@ class SpectrogramPipeline(DiffusionPipeline):
             latent_std=list(latent_std),
             latent_size=list(latent_size),
         )
+        # diffusers looks every argument up as an attribute of its own, and warns where only the config has it.
+        self.class_names = list(class_names)
+        self.latent_mean = list(latent_mean)
+        self.latent_std = list(latent_std)
+        self.latent_size = list(latent_size)
 
     @property
     def normaliser(self) -> LatentNormaliser:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from dataset import DataContract, tensor_to_images
 from training import pictures
-from training.loop import check_finite
+from training.loop import check_finite, check_gradient
 from training.order import mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from vqvae import utils
@@ -127,6 +127,7 @@ class VQGANTask:
         self.raw_model = accelerator.unwrap_model(self.model)
         self.raw_critic = accelerator.unwrap_model(self.critic)
         self.average = moving_average(self.raw_model, options.ema_decay)
+        self._critic_began = total_steps
         warmup = int(options.warmup * total_steps)
         self.schedule = learning_rate_schedule(self.optimizer.optimizer, options.lr_schedule, warmup, total_steps)
         critic_steps = total_steps - self.critic_start
@@ -141,7 +142,7 @@ class VQGANTask:
         """The step at which the critic begins to learn; past the run where it has no weight."""
         if self.options.g_loss_adv_weight == 0:
             return self.total_steps
-        return int(self.options.disc_start * self.total_steps)
+        return min(int(self.options.disc_start * self.total_steps), self._critic_began)
 
     def adversarial_ramp(self, step: int) -> float:
         """How much of the critic's weight counts at ``step``, from 0 to 1."""
@@ -153,7 +154,7 @@ class VQGANTask:
         images = batch[0].to(self.accelerator.device, non_blocking=True)
         quantizer = self.raw_model.quantize
         generator = torch.Generator().manual_seed(mix_seed(self.seed, step, 1))
-        if step == int(self.options.codebook_start * self.total_steps):
+        if not bool(quantizer.started) and step >= int(self.options.codebook_start * self.total_steps):
             quantizer.start(self._calibration_vectors(), self.live, generator)
 
         self.model.train()
@@ -169,7 +170,7 @@ class VQGANTask:
         check_finite(logged)
         self.accelerator.backward(total)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
-        check_finite({"gradient_norm": norm})
+        check_gradient(norm, self.accelerator.scaler)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
@@ -229,7 +230,7 @@ class VQGANTask:
         check_finite({"critic_loss": loss, **logged})
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.critic.parameters(), 10.0)
-        check_finite({"critic_gradient_norm": norm})
+        check_gradient(norm, self.accelerator.scaler, "critic_gradient_norm")
         self.critic_optimizer.step()
         self.critic_optimizer.zero_grad(set_to_none=True)
         self.critic_schedule.step()
@@ -272,6 +273,10 @@ class VQGANTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        # A run that goes on with more epochs must not put a critic to sleep that was awake already.
+        critic_steps = self.critic_schedule.last_epoch
+        if critic_steps > 0:
+            self._critic_began = self.schedule.last_epoch - critic_steps
 
     def _parts(self) -> dict[str, Any]:
         parts = {
