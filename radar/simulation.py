@@ -13,11 +13,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from errors import UserError
-from radar.colormap import apply_colormap
+from radar.export import claim_folder, render, write_map
 from radar.scene import Truth, image_generator, image_metadata, simulate_spectrogram, stft_settings
 from radar.settings import RadarSettings
 
@@ -72,13 +71,6 @@ class Plan:
         return json.loads(json.dumps({"simulator_version": SIMULATOR_VERSION, **values, **radar}))
 
 
-def render(scalar: np.ndarray, colormap: str) -> np.ndarray:
-    """A scalar map in [0, 1] as uint8 pixels: (H, W) for ``"grey"``, else (H, W, 3)."""
-    if colormap == "grey":
-        return np.round(scalar * 255.0).astype(np.uint8)
-    return apply_colormap(scalar, colormap)
-
-
 def write_image(plan: Plan, folder: Path, activity: str, index: int) -> Truth:
     """Simulate image ``index`` of a class and write it, whole or not at all.
 
@@ -89,47 +81,12 @@ def write_image(plan: Plan, folder: Path, activity: str, index: int) -> Truth:
         activity, plan.radar, plan.image_size, image_generator(plan.seed, activity, index)
     )
     path = folder / activity / f"{activity}_{index:05d}.{plan.file_format}"
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "wb") as file:
-        if plan.file_format == "npy":
-            np.save(file, scalar)
-        else:
-            Image.fromarray(render(scalar, plan.colormap)).save(file, format="PNG")
-    os.replace(temporary, path)
+    write_map(path, scalar, plan.colormap)
     return {"file": f"{activity}/{path.name}", "class": activity, "index": index, "seed": plan.seed} | truth
 
 
 def _write_task(task: tuple[Plan, Path, str, int]) -> Truth:
     return write_image(*task)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def claim_folder(plan: Plan, folder: Path) -> None:
-    """Mark a folder as this plan's, or refuse one that holds something else.
-
-    Raises:
-        UserError: the folder's images were made with other settings, or it was not written by us.
-    """
-    path, wanted = folder / SETTINGS_FILE, plan.record()
-    if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"--output_dir {folder}: not empty and no {SETTINGS_FILE} in it; give another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, json.dumps(wanted, indent=2) + "\n")
-        return
-    try:
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give another --output_dir") from error
-    different = [name for name in wanted if found.get(name) != wanted[name]]
-    if different:
-        changes = ", ".join(f"{name} {found.get(name)} there, {wanted[name]} now" for name in different)
-        raise UserError(f"--output_dir {folder} holds images of other settings ({changes}); give another folder")
 
 
 def read_truth(folder: Path) -> dict[tuple[str, int], dict[str, str]]:
@@ -184,7 +141,7 @@ def simulate_dataset(plan: Plan, folder: Path, classes: list[str], samples: int,
         The number of images written now and of those that were there before.
     """
     plan.check()
-    claim_folder(plan, folder)
+    claim_folder(folder, SETTINGS_FILE, plan.record())
     rows = read_truth(folder)
     wanted = [(activity, index) for activity in classes for index in range(samples)]
     tasks = [(plan, folder, *key) for key in wanted if key not in rows]
