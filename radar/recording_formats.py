@@ -194,7 +194,7 @@ def _number(text: str) -> complex | None:
 
 def _is_complex(text: str) -> bool:
     # "inf" has an i, but no unit at its end.
-    return _number(text) is not None and text.strip()[-1:] in ("i", "j", "J")
+    return _number(text) is not None and text.strip().rstrip(")")[-1:] in ("i", "j", "J")
 
 
 def _named_columns(table: np.ndarray, names: list[str]) -> np.ndarray:

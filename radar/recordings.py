@@ -188,7 +188,7 @@ def _check(label: str, iq: np.ndarray) -> None:
             f"{label}: {constant[0]} is constant, so this is one real channel, in which approaching and receding look "
             "alike: record I and Q"
         )
-    largest = max(np.abs(iq.real).max(), np.abs(iq.imag).max())
+    largest = float(max(np.abs(iq.real).max(), np.abs(iq.imag).max()))
     if not SMALLEST < largest < LARGEST:
         raise UserError(f"{label}: values up to {largest:g} are no received signal: check the format or --dtype")
 
