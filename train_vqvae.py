@@ -27,6 +27,8 @@ from training.setup import (
     plain,
 )
 
+LEAST_LPIPS_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}  # pixels; a smaller image is pooled to nothing
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; impossible values end here with one line and code 2."""
@@ -103,6 +105,16 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
     for width in args.block_out_channels:
         if width % args.norm_num_groups:
             parser.error(f"--block_out_channels {width}: is no multiple of --norm_num_groups {args.norm_num_groups}")
+    factor = 2 ** (len(args.block_out_channels) - 1)
+    side = -(-min(args.image_size) // factor) * factor
+    least = 3 * 2**args.disc_layers  # with fewer, its last layers have nothing left to look at
+    if args.g_loss_adv_weight and side < least:
+        parser.error(f"--disc_layers {args.disc_layers}: needs {least} pixels a side, --image_size gives {side}")
+    if args.perceptual_loss_weight and side < LEAST_LPIPS_SIDE[args.lpips_net]:
+        parser.error(
+            f"--lpips_net {args.lpips_net}: needs {LEAST_LPIPS_SIDE[args.lpips_net]} pixels a side, --image_size gives "
+            f"{side}; --perceptual_loss_weight 0 goes without"
+        )
     if args.calibration_images == 0:
         parser.error("--calibration_images 0: the codes need images to be placed on")
 
@@ -181,23 +193,19 @@ def train(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     folder = RunFolder(args.output_dir)
-    if args.restart:
-        folder.clear()
-    folder.check_same_run(plain(args), MAY_CHANGE)
-    tracker = make_tracker(args)
-    loop = TrainingLoop(
-        task,
-        order,
-        training_batches(data.train, order, args.num_workers),
-        folder,
-        tracker,
-        loop_options(args),
-    )
     try:
-        loop.resume()
-        return loop.run()
+        if args.restart:
+            folder.clear()
+        folder.check_same_run(plain(args), MAY_CHANGE)
+        batches = training_batches(data.train, order, args.num_workers)
+        tracker = make_tracker(args)
+        loop = TrainingLoop(task, order, batches, folder, tracker, loop_options(args))
+        try:
+            loop.resume()
+            return loop.run()
+        finally:
+            tracker.close()
     finally:
-        tracker.close()
         folder.close()
 
 
