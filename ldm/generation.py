@@ -83,7 +83,7 @@ def load_ldm(path: Path, vqgan_path: Path | None = None) -> tuple[SpectrogramPip
             payload["latent_statistics"]["std"],
             payload["latent_size"],
         )
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path}: incomplete stage 2 checkpoint ({str(error).splitlines()[0]})") from error
     return pipeline, payload
 
@@ -92,7 +92,7 @@ class NearestTraining:
     """Distance of images to the nearest training image, both reduced to the checkpoint's small references.
 
     Args:
-        references: (N, C, h, w) uint8, as ``ldm.latents.shrink`` makes them.
+        references: (N, C, h, w) uint8, as ``ldm.latents.shrink`` makes them, of padded images.
     """
 
     def __init__(self, references: Tensor) -> None:
@@ -100,7 +100,7 @@ class NearestTraining:
         self.references = references.flatten(1).float() / 255.0
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Root-mean-square distance on the scale [0, 1] and index of the nearest. (B, C, H, W) -> (B,), (B,)."""
+        """Root-mean-square distance on the scale [0, 1] and index of the nearest. Padded (B, C, H, W) -> (B,), (B,)."""
         small = shrink(images.cpu(), self.side).flatten(1).float() / 255.0
         distance, index = torch.cdist(small, self.references).min(1)
         return distance / small.shape[1] ** 0.5, index
@@ -142,10 +142,11 @@ class SampleFolder:
         for line in self.manifest.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:
+                name = entry["file_name"]
+                if (self.path / name).is_file():
+                    done[name] = entry
+            except (ValueError, KeyError, TypeError):
                 continue
-            if (self.path / entry["file_name"]).is_file():
-                done[entry["file_name"]] = entry
         text = "".join(json.dumps(entry) + "\n" for entry in done.values())
         checkpoint.write_atomically(self.manifest, lambda file: file.write(text.encode()))
         return done
@@ -161,7 +162,13 @@ class SampleFolder:
 
 
 def relative_name(name: str, index: int, contract: DataContract) -> str:
-    """Where image ``index`` of class ``name`` goes below the output folder."""
+    """Where image ``index`` of class ``name`` goes below the output folder.
+
+    Raises:
+        UserError: the name, which a checkpoint brings along, would lead out of that folder.
+    """
+    if name in ("", ".", "..") or any(letter in "/\\" or ord(letter) < 32 for letter in name):
+        raise UserError(f"class {name!r} of the checkpoint cannot be the name of a folder")
     suffix = ".npy" if contract.native_mode == "npy" else ".png"
     return f"{name}/{name}_{index:05d}{suffix}"
 
@@ -186,7 +193,8 @@ def generate(
         classes: names to draw.
         samples_per_class: images 0 to this, less one, of each.
         options: see ``SamplingOptions``.
-        batch_size: images per network evaluation; the images do not depend on it.
+        batch_size: images per network evaluation. Batches begin at the same images whether or not some are
+            drawn already, so that a folder gone on with holds the same bytes as one drawn at once.
         checkpoint_digest: SHA-256 of the checkpoint file, for the manifest.
         stopped: asked before each batch; True ends early, with what is drawn kept.
     """
@@ -198,13 +206,15 @@ def generate(
         for label, name in enumerate(contract.classes)
         if name in classes
         for index in range(samples_per_class)
-        if relative_name(name, index, contract) not in folder.done
     ]
+    missing = [relative_name(name, index, contract) not in folder.done for _, name, index in jobs]
     for name in classes:
         (folder.path / name).mkdir(exist_ok=True)
     drawn = 0
-    with tqdm(total=len(jobs), desc="sampling", unit="image") as bar:
+    with tqdm(total=sum(missing), desc="sampling", unit="image") as bar:
         for first in range(0, len(jobs), batch_size):
+            if not any(missing[first : first + batch_size]):
+                continue
             if stopped():
                 break
             part = jobs[first : first + batch_size]
@@ -215,8 +225,7 @@ def generate(
                 num_inference_steps=options.num_inference_steps,
                 generator=[image_generator(options.seed, label, index) for label, _, index in part],
             )
-            height, width = contract.image_size
-            distances, indices = nearest(images[..., :height, :width])
+            distances, indices = nearest(images)
             for (_, name, index), image, distance, near in zip(
                 part, tensor_to_images(images.cpu(), contract, options.output_size), distances, indices, strict=True
             ):
@@ -232,9 +241,10 @@ def generate(
                     "nearest_training_distance": round(float(distance), 6),
                     "nearest_training_index": int(near),
                 }
-                folder.add(image, entry)
-            drawn += len(part)
-            bar.update(len(part))
+                if entry["file_name"] not in folder.done:
+                    folder.add(image, entry)
+                    drawn += 1
+                    bar.update()
     return drawn
 
 
