@@ -15,6 +15,14 @@ import train_vqvae
 
 CLASSES = ("crawl", "walk")
 
+COMMON = "--device cpu --epochs 3 --batch_size 4 --logging_steps 1 --validation_epochs 3 --save_epochs 3"
+STAGE1 = f"""
+{COMMON} --image_size 16 --in_channels 1 --block_out_channels 16 32 --norm_num_groups 16 --layers_per_block 1
+--no_mid_attention --num_vq_embeddings 64 --disc_channels 8 --disc_layers 2 --perceptual_loss_weight 0
+--disc_start 0.3 --codebook_start 0.1 --lr 1e-3
+"""
+STAGE2 = f"{COMMON} --unet_channels 32 32 --unet_layers_per_block 1 --attention_levels 1 --dropout 0.1"
+
 
 def make_images(root: Path, number: int = 8, size: tuple[int, int] = (16, 16), form: str = "grey") -> Path:
     """Write ``number`` images for each of ``CLASSES`` below ``root``: a line whose height swings, slow or fast.
@@ -44,18 +52,13 @@ def make_images(root: Path, number: int = 8, size: tuple[int, int] = (16, 16), f
 
 def vqgan_flags(data: Path, output: Path, *more: str) -> list[str]:
     """Stage 1 on ``data``: 3 epochs of 3 steps, critic and codebook from early on."""
-    flags = f"--data_dir {data} --output_dir {output} --image_size 16 --in_channels 1 --device cpu --epochs 3".split()
-    flags += "--batch_size 4 --block_out_channels 16 32 --norm_num_groups 16 --layers_per_block 1".split()
-    flags += "--num_vq_embeddings 64 --disc_channels 8 --disc_layers 2 --perceptual_loss_weight 0".split()
-    flags += "--disc_start 0.3 --codebook_start 0.1 --logging_steps 1 --lr 1e-3 --no_mid_attention".split()
-    return flags + "--validation_epochs 3 --save_epochs 3".split() + [str(flag) for flag in more]
+    flags = f"--data_dir {data} --output_dir {output} {STAGE1}".split()
+    return flags + [str(flag) for flag in more]
 
 
 def ldm_flags(data: Path, vqgan: Path, output: Path, *more: str) -> list[str]:
     """Stage 2 on ``data``: 3 epochs of 3 steps."""
-    flags = f"--data_dir {data} --vqgan_path {vqgan} --output_dir {output} --device cpu --epochs 3".split()
-    flags += "--batch_size 4 --unet_channels 32 32 --unet_layers_per_block 1 --attention_levels 1".split()
-    flags += "--logging_steps 1 --validation_epochs 3 --save_epochs 3 --dropout 0.1".split()
+    flags = f"--data_dir {data} --vqgan_path {vqgan} --output_dir {output} {STAGE2}".split()
     return flags + [str(flag) for flag in more]
 
 

@@ -1,0 +1,187 @@
+"""The codebook against independent implementations: look-up, moving averages, restarts, and no collapse."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from diffusers.models.autoencoders.vae import VectorQuantizer
+
+from vqvae import quantizer as module
+from vqvae.quantizer import SpectrogramQuantizer, live_codes, nearest_code, perplexity
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def started(vectors: torch.Tensor, live: int, codes: int = 64, decay: float = 0.99) -> SpectrogramQuantizer:
+    quantizer = SpectrogramQuantizer(codes, vectors.shape[1], decay=decay)
+    quantizer.start(vectors, live, seeded(1))
+    return quantizer
+
+
+@pytest.mark.parametrize(("vectors", "codes", "dims"), [(1000, 300, 4), (1, 7, 4), (50, 1, 3), (33, 512, 1)])
+def test_nearest_code_is_argmin_of_distance(vectors, codes, dims):
+    z = torch.randn(vectors, dims, generator=seeded())
+    e = torch.randn(codes, dims, generator=seeded(1))
+    distance = torch.cdist(z.double(), e.double())
+    found = nearest_code(z, e)
+    assert found.dtype == torch.int64
+    # A wrong index would be farther away; an equally near one (to fp32 rounding) is right as well.
+    torch.testing.assert_close(distance[range(vectors), found], distance.min(1).values, rtol=1e-4, atol=1e-5)
+    assert (found == distance.argmin(1)).float().mean() > 0.99
+
+
+def test_every_code_is_nearest_to_itself():
+    e = torch.randn(256, 4, generator=seeded())
+    assert torch.equal(nearest_code(e, e), torch.arange(256))
+
+
+def test_nearest_code_does_not_depend_on_the_block_size(monkeypatch):
+    z, e = torch.randn(500, 4, generator=seeded()), torch.randn(40, 4, generator=seeded(1))
+    whole = nearest_code(z, e)
+    for floats in (1, 40 * 7, 40 * 499):
+        monkeypatch.setitem(module._LOOKUP_FLOATS, "cpu", floats)
+        assert torch.equal(nearest_code(z, e), whole)
+
+
+@pytest.mark.parametrize(
+    ("codes", "tokens", "live"),
+    [
+        (8192, 64 * 8192, 8192),
+        (8192, 64 * 8192 - 1, 4096),
+        (8192, 64 * 1000, 512),
+        (8192, 10**9, 8192),
+        (8192, 0, 16),
+        (8192, 100, 16),
+        (10, 10**9, 10),
+    ],
+)
+def test_live_codes_are_the_power_of_two_that_leaves_64_latents_each(codes, tokens, live):
+    assert live_codes(codes, tokens) == live
+
+
+def test_start_places_every_code_on_the_data():
+    vectors = 3 + 0.2 * torch.randn(4000, 4, generator=seeded())
+    quantizer = started(vectors, live=64, codes=128)
+    counts = torch.bincount(nearest_code(vectors, quantizer.live_embedding), minlength=64)
+    assert int(quantizer.live) == 64 and (counts > 0).all()
+    assert perplexity(counts) > 0.8 * 64
+    # k-means: each code is nearer to its vectors than random data points would be.
+    error = torch.cdist(vectors, quantizer.live_embedding).min(1).values.square().mean()
+    random_error = torch.cdist(vectors, vectors[:64]).min(1).values.square().mean()
+    assert error < 0.9 * random_error
+
+
+def test_start_with_fewer_vectors_than_codes_gives_distinct_codes():
+    vectors = torch.randn(5, 4, generator=seeded())
+    codes = started(vectors, live=16).live_embedding
+    assert len(torch.unique(codes, dim=0)) == 16
+    assert torch.cdist(codes, vectors).min(1).values.max() < 0.05
+
+
+def test_follow_is_the_moving_average_of_the_vectors_won():
+    vectors = torch.randn(200, 3, generator=seeded())
+    decay = 0.9
+    quantizer = started(vectors, live=8, codes=12, decay=decay)
+    codes = quantizer.live_embedding.clone().double().tolist()
+    count, total = [1.0] * 8, [list(code) for code in codes]
+    for step in range(5):
+        batch = torch.randn(60, 3, generator=seeded(10 + step))
+        indices = nearest_code(batch, quantizer.live_embedding)
+        for code in range(8):
+            won = batch[indices == code].double()
+            count[code] = decay * count[code] + (1 - decay) * len(won)
+            total[code] = [
+                decay * old + (1 - decay) * float(new) for old, new in zip(total[code], won.sum(0), strict=True)
+            ]
+        quantizer.follow(batch, indices)
+        expected = torch.tensor([[value / count[code] for value in total[code]] for code in range(8)])
+        torch.testing.assert_close(quantizer.live_embedding, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_code_that_wins_nothing_keeps_its_place():
+    quantizer = started(torch.randn(100, 3, generator=seeded()), live=4, decay=0.5)
+    before = quantizer.live_embedding[3].clone()
+    for _ in range(60):
+        quantizer.follow(torch.zeros(10, 3), torch.zeros(10, dtype=torch.int64))
+    torch.testing.assert_close(quantizer.live_embedding[3], before)
+    torch.testing.assert_close(quantizer.live_embedding[0], torch.zeros(3), atol=1e-5, rtol=0)
+
+
+def test_restart_moves_dead_codes_only_and_onto_the_vectors():
+    vectors = torch.randn(100, 3, generator=seeded())
+    quantizer = started(vectors, live=8)
+    quantizer.won_count[:8] = torch.tensor([5.0, 5, 0, 5, 0.01, 5, 5, 5])
+    before = quantizer.live_embedding.clone()
+    fresh = 10 + torch.randn(50, 3, generator=seeded(3))
+    assert quantizer.restart_dead(fresh, seeded(4)) == 2
+    after = quantizer.live_embedding
+    alive = [0, 1, 3, 5, 6, 7]
+    assert torch.equal(after[alive], before[alive])
+    assert (torch.cdist(after[[2, 4]], fresh).min(1).values == 0).all()
+    assert quantizer.restart_dead(fresh, seeded(5)) == 0, "a code that was just restarted must get its chance"
+
+
+def test_keep_only_looks_up_the_kept_codes_as_before():
+    vectors = torch.randn(300, 4, generator=seeded())
+    quantizer = started(vectors, live=32)
+    z = vectors[:64].reshape(1, 8, 8, 4).permute(0, 3, 1, 2)
+    quantised, _, (_, _, indices) = quantizer(z)
+    used = torch.zeros(32, dtype=torch.bool)
+    used[indices.unique()] = True
+    assert quantizer.keep_only(used) == int(used.sum()) == int(quantizer.live)
+    again, _, (_, _, renamed) = quantizer(z)
+    assert torch.equal(again, quantised)
+    assert int(renamed.max()) < int(used.sum())
+
+
+def test_gradient_passes_straight_through():
+    quantizer = started(torch.randn(100, 4, generator=seeded()), live=16)
+    z = torch.randn(2, 4, 5, 3, generator=seeded(2), requires_grad=True)
+    weight = torch.randn(2, 4, 5, 3, generator=seeded(3))
+    quantised, _, (_, _, indices) = quantizer(z)
+    (gradient,) = torch.autograd.grad((quantised * weight).sum(), z)
+    assert torch.equal(gradient, weight)
+    assert indices.shape == (2, 5, 3)
+    torch.testing.assert_close(quantised[1, :, 4, 2], quantizer.embedding.weight[indices[1, 4, 2]])
+
+
+def test_commitment_is_beta_times_squared_distance_and_pulls_the_encoder_alone():
+    quantizer = started(torch.randn(100, 4, generator=seeded()), live=16)
+    z = torch.randn(2, 4, 3, 3, generator=seeded(2), requires_grad=True)
+    quantised, loss, _ = quantizer(z)
+    difference = (z - quantised).detach()
+    torch.testing.assert_close(loss, 0.25 * difference.square().mean())
+    (gradient,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(gradient, 0.25 * 2 * difference / difference.numel())
+    assert not quantizer.embedding.weight.requires_grad
+
+
+def test_latents_pass_unchanged_until_the_codebook_is_placed():
+    z = torch.randn(2, 4, 3, 3, generator=seeded())
+    quantised, loss, _ = SpectrogramQuantizer(16, 4)(z)
+    assert torch.equal(quantised, z) and loss == 0
+
+
+def test_perplexity_is_the_number_of_codes_in_even_use():
+    assert perplexity(torch.full((37,), 5)) == pytest.approx(37)
+    assert perplexity(torch.tensor([0, 9, 0])) == pytest.approx(1)
+    assert perplexity(torch.tensor([3, 3, 0, 0])) == pytest.approx(2)
+    share = [0.5, 0.25, 0.25]
+    entropy = -sum(p * math.log(p) for p in share)
+    assert perplexity(torch.tensor([2, 1, 1])) == pytest.approx(math.exp(entropy))
+
+
+def test_a_shifted_cluster_collapses_the_default_codebook_but_not_this_one():
+    """Encoder outputs lie far from +-1/K, where diffusers' codes start: one or a few of them win everything."""
+    torch.manual_seed(0)
+    vectors = torch.tensor([2.0, -1.0, 0.5, 3.0]) + 0.3 * torch.randn(8192, 4, generator=seeded())
+    default = VectorQuantizer(256, 4, beta=0.25, legacy=False)
+    collapsed = torch.bincount(nearest_code(vectors, default.embedding.weight), minlength=256)
+    assert int((collapsed > 0).sum()) < 0.1 * 256
+    own = torch.bincount(nearest_code(vectors, started(vectors, 256, 256).live_embedding), minlength=256)
+    assert int((own > 0).sum()) > 0.95 * 256
+    assert perplexity(own) > 0.6 * 256

@@ -1,0 +1,221 @@
+"""Stage 1's networks and losses against closed forms, NumPy and finite differences."""
+
+from __future__ import annotations
+
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from errors import UserError
+from vqvae.custom_vqgan import CustomVQGAN
+from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
+from vqvae.losses import load_lpips, power_spectra, psnr, spectra_difference_db, spectral_loss
+
+
+def small_model(channels: int = 1, widths: tuple[int, ...] = (16, 32), **more) -> CustomVQGAN:
+    torch.manual_seed(0)
+    return CustomVQGAN(
+        in_channels=channels,
+        out_channels=channels,
+        num_vq_embeddings=32,
+        block_out_channels=widths,
+        layers_per_block=1,
+        norm_num_groups=16,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("widths", [(16,), (16, 32), (16, 32, 32)])
+def test_shapes_follow_from_the_factor_for_images_that_are_not_square(channels, widths):
+    model = small_model(channels, widths)
+    assert model.factor == 2 ** (len(widths) - 1)
+    images = torch.rand(2, channels, 16, 24) * 2 - 1
+    model.quantize.start(torch.randn(100, 4), 16, torch.Generator().manual_seed(0))
+    output = model(images)
+    grid = (16 // model.factor, 24 // model.factor)
+    assert output.sample.shape == images.shape
+    assert output.latents.shape == (2, 4, *grid)
+    assert output.indices.shape == (2, *grid)
+    assert model.decode(output.latents).shape == images.shape
+
+
+def test_encoder_emits_one_vector_and_no_variance():
+    model = small_model()
+    assert model.encoder.conv_out.out_channels == 4
+    assert model.quant_conv.weight.shape == (4, 4, 1, 1)
+
+
+def test_forward_is_decode_of_encode():
+    model = small_model().eval()
+    model.quantize.start(torch.randn(100, 4), 16, torch.Generator().manual_seed(0))
+    images = torch.rand(2, 1, 16, 16) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(model(images).sample, model.decode(model.encode(images)))
+        reconstruction, _ = model.reconstruct(5 * images)
+    assert reconstruction.abs().max() <= 1
+
+
+class LinearCritic(nn.Module):
+    """D(x) = w . x as one "patch" score, so that |grad D| = |w| everywhere."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images * self.weight).sum(dim=(1, 2, 3)).view(-1, 1, 1, 1)
+
+
+def test_gradient_penalty_of_a_linear_critic_is_its_norm_less_one_squared():
+    weight = torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(0))
+    critic = LinearCritic(weight)
+    real, fake = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
+    penalty = gradient_penalty(critic, real, fake, torch.rand(3, 1, 1, 1))
+    norm = weight.norm()
+    torch.testing.assert_close(penalty, (norm - 1).square())
+    (gradient,) = torch.autograd.grad(penalty, critic.weight)
+    torch.testing.assert_close(gradient, 2 * (norm - 1) * weight / norm)
+
+
+def test_gradient_penalty_differentiates_as_finite_differences_say():
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Conv2d(3, 1, 3)).double()
+    real, fake, mix = torch.randn(2, 1, 6, 6), torch.randn(2, 1, 6, 6), torch.rand(2, 1, 1, 1)
+
+    def penalty() -> torch.Tensor:
+        between = torch.lerp(fake, real, mix).double().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(critic(between).mean(dim=(1, 2, 3)).sum(), between, create_graph=True)
+        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+    weight = critic[0].weight
+    numeric = torch.zeros_like(weight).flatten()
+    for place in range(len(numeric)):
+        ends = []
+        for change in (1e-5, -1e-5):
+            with torch.no_grad():
+                weight.view(-1)[place] += change
+            ends.append(float(penalty().detach()))
+            with torch.no_grad():
+                weight.view(-1)[place] -= change
+        numeric[place] = (ends[0] - ends[1]) / 2e-5
+    single = critic.float()  # in place: the same module, now as it runs in training
+    (exact,) = torch.autograd.grad(gradient_penalty(single, real, fake, mix), single[0].weight)
+    torch.testing.assert_close(exact.flatten().double(), numeric, rtol=2e-3, atol=2e-4)
+
+
+def test_gradient_penalty_is_fp32_under_autocast():
+    critic = PatchDiscriminator(1, channels=8, layers=2)
+    images = torch.rand(2, 1, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = gradient_penalty(critic, images, -images, torch.full((2, 1, 1, 1), 0.5))
+    outside = gradient_penalty(critic, images, -images, torch.full((2, 1, 1, 1), 0.5))
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, outside)
+
+
+def test_critic_judges_an_image_whatever_else_is_in_the_batch():
+    torch.manual_seed(0)
+    critic = PatchDiscriminator(1, channels=8, layers=3).train()
+    images = torch.rand(4, 1, 32, 24) * 2 - 1
+    others = torch.cat([images[:1], 5 * torch.randn(3, 1, 32, 24)])
+    torch.testing.assert_close(critic(images)[0], critic(others)[0], rtol=1e-4, atol=1e-5)
+    names = {type(module).__name__ for module in critic.modules()}
+    assert not any("BatchNorm" in name for name in names)
+
+
+@pytest.mark.parametrize(("layers", "side"), [(1, 6), (2, 12), (3, 24), (4, 48)])
+def test_critic_needs_three_times_two_to_the_layers_pixels(layers, side):
+    critic = PatchDiscriminator(1, channels=4, layers=layers)
+    assert critic(torch.zeros(1, 1, side, side)).shape == (1, 1, 1, 1)
+    with pytest.raises(RuntimeError):
+        critic(torch.zeros(1, 1, side - 1, side - 1))
+
+
+def test_adaptive_weight_is_the_ratio_of_gradient_norms():
+    layer = nn.Parameter(torch.tensor([1.0, 2.0]))
+    reconstruction = (torch.tensor([3.0, 4.0]) * layer).sum()  # gradient norm 5
+    adversarial = (torch.tensor([0.0, 0.5]) * layer).sum()  # gradient norm 0.5
+    assert float(adaptive_weight(reconstruction, adversarial, layer)) == pytest.approx(5 / (0.5 + 1e-4))
+    nothing = (torch.zeros(2) * layer).sum()
+    assert float(adaptive_weight(reconstruction, nothing, layer)) == 1e4
+
+
+def test_psnr_is_ten_log_of_peak_over_mean_square():
+    rng = np.random.default_rng(0)
+    real, fake = rng.uniform(-1, 1, (2, 3, 1, 8, 6)).astype(np.float32)
+    expected = [10 * np.log10(2.0**2 / np.mean((a - b) ** 2)) for a, b in zip(real, fake, strict=True)]
+    np.testing.assert_allclose(psnr(torch.tensor(fake), torch.tensor(real)).numpy(), expected, rtol=1e-5)
+
+
+def test_power_spectra_are_those_of_numpy():
+    image = np.random.default_rng(0).normal(size=(2, 1, 12, 20)).astype(np.float32)
+    rows, columns = power_spectra(torch.tensor(image))
+    for found, lines in ((rows, image[:, 0]), (columns, image[:, 0].transpose(0, 2, 1))):
+        length = lines.shape[-1]
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+        spectrum = np.abs(np.fft.rfft((lines - lines.mean(-1, keepdims=True)) * window)) ** 2 / length
+        np.testing.assert_allclose(found.numpy(), spectrum.mean(1), rtol=1e-3, atol=1e-6)
+
+
+def test_spectral_difference_of_a_halved_texture_is_minus_six_decibels():
+    texture = torch.randn(4, 1, 32, 48, generator=torch.Generator().manual_seed(0))
+    for part in spectra_difference_db(0.5 * texture, texture):
+        torch.testing.assert_close(part, torch.full_like(part, 20 * np.log10(0.5)), rtol=1e-3, atol=1e-3)
+
+
+def test_spectral_loss_sees_missing_texture_and_not_its_phase():
+    generator = torch.Generator().manual_seed(0)
+    texture = 0.3 * torch.randn(8, 1, 64, 64, generator=generator)
+    other = 0.3 * torch.randn(8, 1, 64, 64, generator=generator)
+    blurred = nn.functional.avg_pool2d(texture, 3, 1, 1)
+    assert float(spectral_loss(texture, texture)) == 0
+    assert float(spectral_loss(other, texture)) < 0.5 * float(spectral_loss(blurred, texture))
+    assert float((other - texture).abs().mean()) > float((blurred - texture).abs().mean()), "L1 would rather blur"
+
+
+@pytest.mark.parametrize("net", ["squeeze", "alex"])
+def test_lpips_with_a_local_file_is_lpips_with_that_backbone(net, tmp_path):
+    lpips = pytest.importorskip("lpips")
+    import torchvision
+
+    builder = {"squeeze": torchvision.models.squeezenet1_1, "alex": torchvision.models.alexnet}[net]
+    torch.manual_seed(1)
+    backbone = builder(weights=None)
+    torch.save(backbone.state_dict(), tmp_path / "weights.pth")
+    found = load_lpips(net, tmp_path / "weights.pth")
+    reference = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
+    for name, tensor in reference.net.state_dict().items():
+        tensor.copy_(backbone.features.state_dict()[name.split(".", 1)[1]])
+    images = torch.rand(2, 2, 1, 48, 48) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(found(*images), reference(*images))
+        assert found(*images).abs().max() > 0
+    assert not any(parameter.requires_grad for parameter in found.parameters())
+
+
+def test_lpips_without_a_network_names_three_ways_out(monkeypatch, tmp_path):
+    pytest.importorskip("lpips")
+
+    def offline(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    with pytest.raises(UserError) as caught:
+        load_lpips("alex", None)
+    message = str(caught.value)
+    assert "\n" not in message
+    for way in ("run once with a network", "--lpips_weights", "--perceptual_loss_weight 0"):
+        assert way in message
+
+
+def test_lpips_with_a_foreign_file_says_so(tmp_path):
+    pytest.importorskip("lpips")
+    path = tmp_path / "weights.pth"
+    torch.save({"features.0.weight": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="not torchvision's squeeze weights"):
+        load_lpips("squeeze", path)
