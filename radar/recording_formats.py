@@ -14,13 +14,13 @@ from typing import BinaryIO, TextIO
 import numpy as np
 
 from errors import UserError
+from radar import hdf5_file, matlab_file
 
 MAX_VALUES = 2**28  # 4 GiB as complex128; a header that claims more is damage or an attack
 BIN_DTYPES = ("int16", "float32")
 NUMERIC = "iufc"
 _IN_PHASE = {"i", "re", "real", "inphase", "in-phase", "in_phase"}
 _QUADRATURE = {"q", "im", "imag", "imaginary", "quadrature"}
-_MAT_NUMERIC = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 
 
 @dataclass(frozen=True)
@@ -104,47 +104,20 @@ def open_npz(path: Path) -> Contents:
 
 
 def open_mat(path: Path) -> Contents:
-    """A MATLAB file of any version: up to v7 by SciPy, v7.3 as the HDF5 file that it is."""
-    import h5py
-
-    if h5py.is_hdf5(path):
-        return _open_hdf5(path)
-    from scipy.io import loadmat, whosmat
-
-    shapes = {name: shape for name, shape, kind in whosmat(path) if kind in _MAT_NUMERIC}
-    for shape in shapes.values():
-        _check_size(path, shape)
-    return _named(shapes, lambda name: loadmat(path, variable_names=[name])[name], [])
-
-
-def _open_hdf5(path: Path) -> Contents:
-    import h5py
-
-    shapes = {}
-    with h5py.File(path, "r") as file:
-        for name in file:
-            # Links and external storage would let a file name other files of this machine.
-            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-                continue
-            data = file[name]
-            if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual or data.shape is None:
-                continue
-            is_number = set(data.dtype.names or ()) == {"real", "imag"} or data.dtype.kind in NUMERIC
-            # MATLAB keeps text as numbers, and an empty array as its dimensions.
-            is_text = data.attrs.get("MATLAB_class") == b"char"
-            if is_number and not is_text and not data.attrs.get("MATLAB_empty"):
-                _check_size(path, data.shape)
-                shapes[name] = data.shape[::-1]
-
-    def read(name: str) -> np.ndarray:
-        with h5py.File(path, "r") as file:
-            values = file[name][()]
-        if values.dtype.names:
-            values = values["real"] + 1j * values["imag"]
-        # MATLAB writes arrays column by column: what was (N, 2) there is (2, N) here.
-        return np.asarray(values).T
-
-    return _named(shapes, read, [])
+    """A MATLAB file of version 5 to 7, or 7.3, which is an HDF5 file."""
+    if hdf5_file.is_hdf5(path):
+        shapes, scalars = hdf5_file.list_arrays(path)
+        for shape in shapes.values():
+            _check_size(path, shape)
+        return Contents(
+            {name: shape for name, shape in shapes.items() if math.prod(shape) > 1},
+            lambda name: hdf5_file.read_array(path, name),
+            {name.lower(): value for name, value in scalars.items()},
+        )
+    arrays = matlab_file.list_arrays(path)
+    for array in arrays.values():
+        _check_size(path, array.shape)
+    return _named({name: array.shape for name, array in arrays.items()}, lambda name: arrays[name].read(path), [])
 
 
 def open_csv(path: Path) -> Contents:
