@@ -47,8 +47,8 @@ DECODERS = 4  # threads; decoding releases the interpreter lock
 class SpectrogramDataset(Dataset):
     """One part of a data set: item i is (image (C, H, W) float32 in [-1, 1], padded; label).
 
-    Decoded images are kept as 8-bit where the model sees stored 8-bit values at their own size, else as float16,
-    whose step near 1 (0.0005) is an eighth of an 8-bit level; ``load_all`` decodes them ahead.
+    Decoded images are kept as 8-bit where the model sees the stored 8-bit values of most files at their own size, else
+    as float16, whose step near 1 (0.0005) is an eighth of an 8-bit level; ``load_all`` decodes them ahead.
 
     Args:
         root: the data set's folder.
@@ -105,7 +105,7 @@ class SpectrogramDataset(Dataset):
         shape = (len(self), self.contract.channels, *self.contract.padded_size)
         exact = (
             self.contract.colormap is None
-            and self.contract.native_mode in ("L", "RGB")
+            and (self.contract.native_mode, self.contract.channels) in (("L", 1), ("L", 3), ("RGB", 3))
             and self.contract.native_size == self.contract.image_size
         )
         decoded = torch.empty(shape, dtype=torch.uint8 if exact else torch.float16)

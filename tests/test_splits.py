@@ -108,7 +108,7 @@ def test_runs_end_at_the_least_gap_and_at_another_stem_or_folder():
 
 
 def test_the_folders_number_is_not_the_files():
-    with pytest.raises(UserError, match="ID_1/walk.png has no number"):
+    with pytest.raises(UserError, match=r"ID_1/walk\.png has no number"):
         groups_of(listing_of({"ID_1": ["walk.png"]}), run_gap=4)
 
 
@@ -191,7 +191,7 @@ def test_asking_for_another_grouping_than_the_saved_one_is_refused(tmp_path):
 def test_damaged_splits_are_one_line(tmp_path, text):
     listing = files(tmp_path, {"a": numbered("x", range(3))})
     (tmp_path / FILE_NAME).write_text(text)
-    with pytest.raises(UserError, match="not a usable splits.json"):
+    with pytest.raises(UserError, match=r"not a usable splits\.json"):
         find_splits(listing, SplitOptions(), None)
 
 
