@@ -69,10 +69,13 @@ def find_recordings(
 def _walk(root: Path, exclude: Path | None) -> list[Path]:
     excluded = exclude.resolve() if exclude is not None else None
     files = []
-    for folder, subfolders, names in os.walk(root, onerror=_unreadable):
-        subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") and Path(folder, name).resolve() != excluded
-        )
+    for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
+        here = Path(folder).resolve()
+        targets = {name: Path(folder, name).resolve() for name in sorted(subfolders) if not name.startswith(".")}
+        # A link to a folder above would be walked for ever.
+        subfolders[:] = [
+            name for name, target in targets.items() if target != excluded and not here.is_relative_to(target)
+        ]
         files += [
             Path(folder, name) for name in sorted(names) if not name.startswith(".") and name.lower().endswith(SUFFIXES)
         ]
@@ -87,7 +90,8 @@ def _class_of(relative: str, path: Path, label: str | None, class_from: str | No
     if label is not None:
         return checked_class_name(label, "--label")
     if class_from is None:
-        return checked_class_name(path.resolve().parent.name, f"{relative}: the name of its folder")
+        # Of a link, the folder that it stands in counts: links are how people sort recordings into classes.
+        return checked_class_name(Path(os.path.abspath(path)).parent.name, f"{relative}: the name of its folder")
     match = re.search(class_from, relative)
     if match is None or not match.group(1):
         raise UserError(f"--class_from {class_from!r}: its first group finds no class in {relative}")
