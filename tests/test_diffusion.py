@@ -1,0 +1,264 @@
+"""Stage 2's process, loss and samplers against closed forms, with the best possible denoiser as a stand-in."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ldm.diffusion import (
+    TRAIN_TIMESTEPS,
+    build_unet,
+    diffusion_loss,
+    drop_labels,
+    noise_schedule,
+    signal_to_noise,
+    spread_timesteps,
+)
+from ldm.latents import LatentNormaliser, pad_to_multiple
+from ldm.pipeline import SAMPLERS, SpectrogramPipeline, image_generator, make_sampler
+from vqvae.custom_vqgan import CustomVQGAN
+
+
+def cosine_alpha_bar(step: int) -> float:
+    """Nichol & Dhariwal 2021, equation 17, with each beta at most 0.999."""
+
+    def f(t: float) -> float:
+        return np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+
+    kept = 1.0
+    for t in range(step + 1):
+        kept *= 1 - min(1 - f((t + 1) / TRAIN_TIMESTEPS) / f(t / TRAIN_TIMESTEPS), 0.999)
+    return kept
+
+
+class GaussianDenoiser(nn.Module):
+    """The optimal v-prediction where class k's latents are N(mean_k, deviation^2), each value on its own.
+
+    With z = a x + s e: E[x|z] = m + a d^2 / (a^2 d^2 + s^2) (z - a m), and v = a e - s x follows from it.
+    """
+
+    def __init__(self, means: list[float], deviation: float, side: int = 8) -> None:
+        super().__init__()
+        self.means = nn.Parameter(torch.tensor(means), requires_grad=False)
+        self.deviation = deviation
+        self.kept = noise_schedule().alphas_cumprod
+        self.config = SimpleNamespace(block_out_channels=(1, 1), in_channels=2, sample_size=side)
+        self.asked: list[tuple[float, int]] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.means.device
+
+    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, class_labels: torch.Tensor) -> SimpleNamespace:
+        self.asked.append((float(timestep), len(noisy)))
+        kept = self.kept[timestep.long()]
+        alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
+        mean = self.means[class_labels].view(-1, 1, 1, 1)
+        variance = self.deviation**2
+        clean = mean + alpha * variance / (kept * variance + 1 - kept) * (noisy - alpha * mean)
+        noise = (noisy - alpha * clean) / sigma
+        return SimpleNamespace(sample=alpha * noise - sigma * clean)
+
+
+@pytest.fixture(scope="module")
+def vqgan():
+    torch.manual_seed(0)
+    return CustomVQGAN(
+        in_channels=1,
+        out_channels=1,
+        latent_channels=2,
+        num_vq_embeddings=16,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        norm_num_groups=16,
+    )
+
+
+def pipeline_for(vqgan, unet, sampler: str, size: tuple[int, int] = (8, 8)) -> SpectrogramPipeline:
+    scheduler = make_sampler(sampler, noise_schedule())
+    return SpectrogramPipeline(vqgan, unet, scheduler, ("a", "b"), [0.0, 0.0], [1.0, 1.0], size)
+
+
+def tiny_unet() -> nn.Module:
+    torch.manual_seed(0)
+    return build_unet(2, (8, 8), 2, (32, 32), 1, 1, 0.0).eval()
+
+
+def draw(pipeline, labels, indices, seed: int = 0, **options) -> torch.Tensor:
+    generators = [image_generator(seed, label, index) for label, index in zip(labels, indices, strict=True)]
+    return pipeline.sample_latents(torch.tensor(labels), generators, **options)
+
+
+def test_forward_process_is_the_cosine_schedule_and_ends_in_noise():
+    schedule = noise_schedule()
+    for step in (0, 1, 250, 500, 900, 999):
+        assert float(schedule.alphas_cumprod[step]) == pytest.approx(cosine_alpha_bar(step), rel=2e-3, abs=1e-9)
+    assert schedule.alphas_cumprod[-1].sqrt() < 1e-3
+
+
+def test_loss_of_a_known_prediction_is_the_min_snr_weighted_distance_to_v():
+    schedule = noise_schedule()
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(6, 2, 4, 4, generator=generator)
+    noise = torch.randn(6, 2, 4, 4, generator=generator)
+    timesteps = torch.tensor([0, 10, 200, 500, 800, 999])
+    guess = torch.randn(6, 2, 4, 4, generator=generator)
+    seen = {}
+
+    def unet(noisy, steps, class_labels):
+        seen["noisy"] = noisy
+        return SimpleNamespace(sample=guess)
+
+    loss = diffusion_loss(unet, schedule, latents, torch.zeros(6), timesteps, noise, 5.0)
+    kept = np.array([cosine_alpha_bar(int(t)) for t in timesteps])
+    alpha, sigma = np.sqrt(kept)[:, None, None, None], np.sqrt(1 - kept)[:, None, None, None]
+    np.testing.assert_allclose(seen["noisy"].numpy(), alpha * latents.numpy() + sigma * noise.numpy(), atol=1e-3)
+    target = alpha * noise.numpy() - sigma * latents.numpy()
+    snr = kept / (1 - kept)
+    expected = np.minimum(snr, 5.0) / (snr + 1) * ((guess.numpy() - target) ** 2).mean((1, 2, 3))
+    np.testing.assert_allclose(loss.numpy(), expected, rtol=5e-3, atol=1e-8)
+    np.testing.assert_allclose(signal_to_noise(schedule, timesteps).numpy(), snr, rtol=5e-3)
+
+
+def test_labels_are_dropped_at_the_asked_rate():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(20_000) % 3
+    dropped = drop_labels(labels, 3, 0.1, generator)
+    share = float((dropped == 3).float().mean())
+    assert abs(share - 0.1) < 4 * (0.1 * 0.9 / 20_000) ** 0.5
+    assert torch.equal(dropped[dropped != 3], labels[dropped != 3])
+    assert torch.equal(drop_labels(labels, 3, 0.0, generator), labels)
+    assert (drop_labels(labels, 3, 1.0, generator) == 3).all()
+
+
+def test_timesteps_are_uniform_and_spread_within_a_batch():
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.stack([spread_timesteps(8, generator) for _ in range(4000)])
+    assert steps.min() >= 0 and steps.max() < TRAIN_TIMESTEPS
+    for column in (0, 3, 7):
+        share = torch.bincount(steps[:, column] // 100, minlength=10) / 4000
+        assert (share - 0.1).abs().max() < 4 * (0.1 * 0.9 / 4000) ** 0.5
+    gaps = steps.sort(1).values.diff(dim=1)
+    assert (gaps - TRAIN_TIMESTEPS / 8).abs().max() <= 1
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_recover_a_gaussian_in_twenty_steps(vqgan, sampler):
+    pipeline = pipeline_for(vqgan, GaussianDenoiser([1.5, -0.5, 0.0], 0.3), sampler)
+    for label, mean in enumerate((1.5, -0.5)):
+        latents = draw(pipeline, [label] * 64, range(64), num_inference_steps=20)
+        assert float(latents.mean()) == pytest.approx(mean, abs=0.03)
+        assert float(latents.std()) == pytest.approx(0.3, rel=0.12)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_more_steps_come_nearer_to_the_gaussian(vqgan, sampler):
+    errors = []
+    for steps in (5, 100):
+        pipeline = pipeline_for(vqgan, GaussianDenoiser([0.0, 0.0, 0.0], 0.5), sampler)
+        noise = torch.cat([torch.randn(1, 2, 8, 8, generator=image_generator(0, 0, i)) for i in range(8)])
+        latents = draw(pipeline, [0] * 8, range(8), num_inference_steps=steps)
+        # The exact flow of a centred Gaussian scales the first noise by its deviation.
+        errors.append(float((latents - 0.5 * noise).abs().mean()))
+    assert errors[1] < 0.5 * errors[0] and errors[1] < 0.03
+
+
+def test_guidance_of_one_is_conditional_sampling(vqgan):
+    unet = GaussianDenoiser([1.0, -1.0, 0.0], 0.3)
+    plain = draw(pipeline_for(vqgan, unet, "dpm++"), [0, 1], [0, 1], guidance_scale=1.0)
+    assert {number for _, number in unet.asked} == {2}, "the unconditional half would be thrown away"
+    nearly = draw(pipeline_for(vqgan, unet, "dpm++"), [0, 1], [0, 1], guidance_scale=1.0 + 1e-6)
+    torch.testing.assert_close(plain, nearly, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_moves_away_from_the_average_class(vqgan):
+    pipeline = pipeline_for(vqgan, GaussianDenoiser([1.0, -1.0, 0.0], 0.3), "dpm++")
+    means = [float(draw(pipeline, [0] * 16, range(16), guidance_scale=g).mean()) for g in (0.0, 1.0, 2.0)]
+    assert means[0] == pytest.approx(0.0, abs=0.05)
+    assert means[1] == pytest.approx(1.0, abs=0.05)
+    assert means[2] > 1.5
+
+
+def test_guidance_acts_within_its_interval_alone(vqgan):
+    unet = GaussianDenoiser([1.0, -1.0, 0.0], 0.3)
+    draw(
+        pipeline_for(vqgan, unet, "ddim"),
+        [0],
+        [0],
+        guidance_scale=3.0,
+        guidance_interval=(0.2, 0.6),
+        num_inference_steps=50,
+    )
+    guided = [time / TRAIN_TIMESTEPS for time, number in unet.asked if number == 2]
+    assert len(unet.asked) == 50 and 0.2 <= min(guided) < 0.23 and 0.57 < max(guided) <= 0.6
+    assert len(guided) == pytest.approx(0.4 * 50, abs=1)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_image_depends_on_seed_class_and_number_alone(vqgan, sampler):
+    pipeline = pipeline_for(vqgan, tiny_unet(), sampler)
+    options = {"guidance_scale": 2.0, "num_inference_steps": 5}
+    together = draw(pipeline, [0, 0, 1, 1, 0], [0, 1, 0, 1, 2], **options)
+    alone = draw(pipeline, [1], [1], **options)
+    torch.testing.assert_close(alone[0], together[3], rtol=1e-4, atol=1e-4)
+    for labels, indices, seed in (([0], [1], 0), ([1], [0], 0), ([1], [1], 1)):
+        assert (draw(pipeline, labels, indices, seed=seed, **options)[0] - together[3]).abs().max() > 0.1
+
+
+def test_latent_grids_that_do_not_divide_are_padded_with_noise_and_cut_back(vqgan):
+    unet = GaussianDenoiser([1.0, -1.0, 0.0], 0.3)
+    seen = []
+    forward = unet.forward
+
+    def watch(noisy, *args, **kwargs):
+        seen.append(noisy.clone())
+        return forward(noisy, *args, **kwargs)
+
+    unet.forward = watch
+    latents = draw(pipeline_for(vqgan, unet, "dpm++", size=(7, 5)), [0] * 32, range(32))
+    assert latents.shape == (32, 2, 7, 5)
+    assert seen[0].shape == (32, 2, 8, 6)
+    assert float(seen[0][..., 7:, :].std()) == pytest.approx(1.0, abs=0.1)
+    assert float(latents.mean()) == pytest.approx(1.0, abs=0.05)
+    first = torch.corrcoef(torch.stack([seen[0][..., 6, :].flatten(), seen[0][..., 7, :].flatten()]))[0, 1]
+    assert abs(float(first)) < 0.2, "the padding must be noise of its own"
+
+
+def test_padding_repeats_the_edge_and_cutting_undoes_it():
+    latents = torch.randn(2, 3, 5, 7)
+    padded = pad_to_multiple(latents, 4)
+    assert padded.shape == (2, 3, 8, 8)
+    assert torch.equal(padded[..., :5, :7], latents)
+    assert torch.equal(padded[..., 7, :7], latents[..., 4, :])
+    assert torch.equal(pad_to_multiple(latents, 1), latents)
+
+
+def test_normaliser_gives_zero_mean_and_unit_deviation_and_back():
+    latents = torch.randn(50, 2, 4, 4) * torch.tensor([3.0, 0.1]).view(1, 2, 1, 1) + 7
+    channels = latents.transpose(0, 1).flatten(1)
+    normaliser = LatentNormaliser(channels.mean(1).tolist(), channels.std(1).tolist())
+    normal = normaliser.normalise(latents).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(normal.mean(1), torch.zeros(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(normal.std(1), torch.ones(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(normaliser.restore(normaliser.normalise(latents)), latents)
+
+
+@pytest.mark.parametrize(("widths", "groups", "attended"), [((16, 16), 16, 1), ((16,), 8, 0), ((48, 64), 16, 2)])
+def test_unet_takes_any_width_that_its_groups_divide(widths, groups, attended):
+    unet = build_unet(4, (4, 4), 3, widths, 1, attended, 0.0, groups)
+    noisy = torch.randn(2, 4, 4, 4)
+    prediction = unet(noisy, torch.tensor(5), class_labels=torch.tensor([0, 3])).sample
+    assert prediction.shape == noisy.shape
+
+
+def test_pipeline_takes_names_and_refuses_unknown_ones(vqgan):
+    pipeline = pipeline_for(vqgan, tiny_unet(), "dpm++")
+    assert pipeline.labels_of(["b", "a", 1]).tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match="known are a, b"):
+        pipeline.labels_of(["c"])
+    images = pipeline(["a", "b"], num_inference_steps=2, output_type="np")
+    assert images.shape == (2, 16, 16, 1) and images.min() >= 0 and images.max() <= 1
