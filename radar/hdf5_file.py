@@ -1,22 +1,25 @@
 """Numeric arrays of HDF5 files (MATLAB 7.3), read in a process of its own.
 
-The HDF5 library corrupts memory on some damaged files, which would end or subvert the whole run; so a short-lived child
-opens the file and hands plain bytes back: JSON for the list, the .npy format for an array.
+The HDF5 library corrupts memory on some damaged files, which would end the whole run; so a child opens them, and where
+it dies the file is named and the next one gets a new child.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import subprocess
-import sys
+import signal
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SIGNATURE_AT = (0, 512)  # MATLAB puts 512 bytes of its own before it
-_PATIENCE_S = 600.0
+
+_child: ProcessPoolExecutor | None = None
 
 
 def is_hdf5(path: Path) -> bool:
@@ -32,31 +35,37 @@ def list_arrays(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, float
     Raises:
         ValueError: the file is damaged.
     """
-    listing = json.loads(_ask(path, ""))
-    return {name: tuple(shape) for name, shape in listing["shapes"].items()}, listing["scalars"]
+    return in_child(_list, str(path))
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
     """One array as MATLAB shows it. Raises ``ValueError`` where the file is damaged."""
-    return np.lib.format.read_array(io.BytesIO(_ask(path, name)), allow_pickle=False)
+    return in_child(_read, str(path), name)
 
 
-def _ask(path: Path, name: str) -> bytes:
-    command = [sys.executable, "-m", "radar.hdf5_file", str(Path(path).absolute()), name]
+def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call an importable function in the child. Raises ``ValueError`` where that kills it, and what it raises.
+
+    After any error the child is given up: the library may have spoiled its memory and read the next file wrongly.
+    """
+    global _child
+    if _child is None:
+        _child = ProcessPoolExecutor(1, get_context("spawn"), initializer=_leave_ctrl_c_to_parent)
     try:
-        child = subprocess.run(
-            command, cwd=Path(__file__).parent.parent, capture_output=True, check=False, timeout=_PATIENCE_S
-        )
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"the HDF5 library did not finish within {_PATIENCE_S:g} s") from None
-    if child.returncode > 0:
-        raise ValueError(child.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
-    if child.returncode < 0:
-        raise ValueError("the HDF5 library fails on it")
-    return child.stdout
+        return _child.submit(function, *arguments).result()
+    except Exception as error:
+        _child.shutdown(wait=False)
+        _child = None
+        if isinstance(error, BrokenProcessPool):
+            raise ValueError("the HDF5 library fails on it") from None
+        raise
 
 
-def _list(path: str) -> bytes:
+def _leave_ctrl_c_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _list(path: str) -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
     import h5py
 
     shapes, scalars = {}, {}
@@ -73,32 +82,18 @@ def _list(path: str) -> bytes:
             is_text = data.attrs.get("MATLAB_class") == b"char"
             if not is_number or is_text or data.attrs.get("MATLAB_empty"):
                 continue
-            shapes[name] = [int(side) for side in data.shape[::-1]]
+            shapes[name] = tuple(int(side) for side in data.shape[::-1])
             if data.size == 1 and not data.dtype.names:
                 scalars[name] = float(np.asarray(data[()]).item().real)
-    return json.dumps({"shapes": shapes, "scalars": scalars}).encode()
+    return shapes, scalars
 
 
-def _read(path: str, name: str) -> bytes:
+def _read(path: str, name: str) -> np.ndarray:
     import h5py
 
     with h5py.File(path, "r") as file:
         values = file[name][()]
     if values.dtype.names:
         values = values["real"] + 1j * values["imag"]
-    buffer = io.BytesIO()
     # MATLAB writes arrays column by column: what was (N, 2) there is (2, N) here.
-    np.lib.format.write_array(buffer, np.asarray(values).T, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _answer(path: str, name: str) -> None:
-    try:
-        answer = _read(path, name) if name else _list(path)
-    except Exception as error:
-        sys.exit(f"{type(error).__name__}: {error}".splitlines()[0])
-    sys.stdout.buffer.write(answer)
-
-
-if __name__ == "__main__":
-    _answer(*sys.argv[1:3])
+    return np.asarray(values).T
