@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -120,11 +120,8 @@ def cached_latents(
         "val_labels": val_set.labels,
         "references": references,
     }
-
-    def write(file: Any) -> None:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.name, {"key": wanted})
-
-    write_atomically(path, write)
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"key": wanted})
+    write_atomically(path, lambda file: file.write(content))
     return CachedLatents(train_set, val_set, references)
 
 

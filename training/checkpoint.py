@@ -33,12 +33,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError of its zip writer.
-        full = getattr(error, "errno", None) == errno.ENOSPC or "PytorchStreamWriter" in str(error)
-        if full or isinstance(error, OSError):
-            reason = "the disk is full" if full else str(error)
-            raise UserError(f"{path}: could not be written ({reason}); the file before it is untouched") from error
-        raise
+        # torch's zip writer meets the disk's error first and then raises one of its own over it.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        reason = "the disk is full" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else str(cause)
+        raise UserError(f"{path}: could not be written ({reason}); the file before it is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
 
