@@ -78,6 +78,7 @@ class Converter:
         self.settings, self.folder = settings, Path(folder)
         self.summary = Summary()
         self.segmenter: Segmenter | None = None
+        self._claimed = False
         self._static_db: list[float] = []
         self._other_rates: list[str] = []
         known = check_folder(self.folder, SETTINGS_FILE, settings.record())
@@ -141,6 +142,10 @@ class Converter:
                 f"{source.path}: {recording.iq.size / segmenter.prf_hz:.4g} s are shorter than one segment "
                 f"(--segment_s {segmenter.settings.segment_s:g})"
             )
+        if not self._claimed:
+            claim_folder(self.folder, SETTINGS_FILE, self.settings.record())
+            self.metadata.save(self.folder)
+            self._claimed = True
         # Images without a row are of unknown making: a run was killed before it could write its tables.
         trusted = row is not None
         self._measure_static_echo(recording.iq, segmenter)
@@ -191,9 +196,7 @@ class Converter:
             self._same_rate(prf_hz, str(source.path))
         if self.segmenter is None:
             self.segmenter = Segmenter(self.settings.segments, prf_hz)
-            claim_folder(self.folder, SETTINGS_FILE, self.settings.record())
             self.metadata = self.segmenter.metadata(self.settings.carrier_hz, self.settings.colormap)
-            self.metadata.save(self.folder)
         return self.segmenter
 
     def _same_rate(self, prf_hz: float, origin: str) -> None:
@@ -227,7 +230,7 @@ class Converter:
             )
 
     def _write_tables(self) -> None:
-        if self.segmenter is None:
+        if not self._claimed:
             return
         rows = [row for _, row in sorted(self.rows.items())]
         _write_csv(self.folder / RECORDINGS_FILE, RECORDING_COLUMNS, [tuple(row.values()) for row in rows])

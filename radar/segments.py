@@ -82,6 +82,8 @@ class Segmenter:
             raise UserError(f"--segment_hop_s {hop_s:g} is less than one sample at a PRF of {prf_hz:g} Hz")
         self._check()
         self.stft = StftSettings(settings.window, settings.window_length, self._hop(), self._fft_size())
+        if not np.isfinite(self.stft.window_samples()).all():
+            raise UserError(f"--window {settings.window} is no window of finite values: try hann or hamming")
         self.columns = self.stft.columns(self.length)
         if self.columns < 2:
             raise UserError(
