@@ -1,0 +1,1 @@
+"""Judging synthetic spectrograms. Reads folders of images; it neither knows nor cares which model wrote them."""

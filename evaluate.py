@@ -1,0 +1,107 @@
+"""Judge synthetic spectrograms against real ones: do they help a classifier, are they labelled right, are they new?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from training.arguments import Parser, count, existing_dir, output_dir, positive_int, run_script
+from training.data_arguments import add_data_arguments, check_data_arguments, split_options
+
+
+def build_parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--data_dir", type=existing_dir, default=None, help="real data; its parts are those that stage 1 used"
+    )
+    parser.add_argument("--real_train", type=existing_dir, default=None, help="instead: what the generator saw")
+    parser.add_argument("--real_test", type=existing_dir, default=None, help="instead: real images it did not see")
+    parser.add_argument("--synthetic", type=existing_dir, required=True, help="class folders that a generator wrote")
+    parser.add_argument("--output_dir", type=output_dir, default=Path("report"), help="where the report goes")
+    parser.add_argument(
+        "--classifier", default="small", metavar="NAME", help="small, or a torchvision network such as resnet18"
+    )
+    parser.add_argument("--steps", type=positive_int, default=400, help="optimiser steps of every classifier")
+    parser.add_argument("--batch_size", type=positive_int, default=64, help="images per step")
+    parser.add_argument("--seeds", type=positive_int, default=3, help="classifiers trained per arm")
+    parser.add_argument("--seed", type=count, default=0, help="the first of them")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to train")
+    add_data_arguments(parser)
+    parser.set_defaults(image_size=[64])
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; impossible values end here with one line and code 2."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    check_data_arguments(parser, args)
+    if (args.data_dir is None) == (args.real_train is None):
+        parser.error("give either --data_dir, or --real_train and --real_test")
+    if (args.real_train is None) != (args.real_test is None):
+        parser.error("--real_train and --real_test go together")
+    return args
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Read the three sets of images, judge, and say where the report is."""
+    from dataset import open_data
+    from evaluation.assessment import assess
+    from evaluation.gain import Judge
+    from evaluation.images import channels_of, from_dataset, from_folder
+    from evaluation.report import gain_rows
+    from spectrograms.listing import list_images
+    from spectrograms.survey import make_contract
+    from training.setup import make_accelerator
+
+    device = make_accelerator(args.device, "no").device
+    if args.data_dir is not None:
+        data = open_data(
+            args.data_dir,
+            image_size=args.image_size,
+            channels=channels_of(args.data_dir, args.colormap, args.class_level),
+            colormap=args.colormap,
+            multiple_of=1,
+            split=split_options(args),
+            class_level=args.class_level,
+            skip_unreadable=args.skip_unreadable,
+            output_dir=args.output_dir,
+        )
+        contract, notes = data.contract, data.notes
+        # Without a test part the validation images are judged on: stage 1 and 2 never learned from them either.
+        seen, unseen = ([data.train, data.val], data.test) if len(data.test) else ([data.train], data.val)
+        real, held_out = from_dataset(*seen), from_dataset(unseen)
+    else:
+        notes = []
+        contract = make_contract(
+            list_images(args.real_train, args.class_level),
+            args.image_size,
+            channels_of(args.real_train, args.colormap, args.class_level),
+            args.colormap,
+            1,
+            notes,
+        )
+        real = from_folder(args.real_train, contract, args.class_level, "--real_train")
+        held_out = from_folder(args.real_test, contract, args.class_level, "--real_test")
+    for note in notes:
+        print(note)
+    synthetic = from_folder(args.synthetic, contract, 1, "--synthetic")
+    judge = Judge(args.classifier, args.steps, args.batch_size, device)
+    seeds = list(range(args.seed, args.seed + args.seeds))
+    results = assess(real, held_out, synthetic, contract, judge, seeds, args.output_dir)
+    print(f"\n{'training images':32}{'accuracy %':>16}{'macro F1 %':>16}{'over real + classical':>24}")
+    for name, accuracy, f1, difference in gain_rows(results["gain"]):
+        print(f"{name:32}{accuracy:>16}{f1:>16}{difference:>24}")
+    agreement, novelty = results["agreement"], results["novelty"]
+    print(
+        f"labelled as drawn: synthetic {100 * agreement['synthetic']:.1f}%, held-out real "
+        f"{100 * agreement['held_out']:.1f}%; nearest training image: synthetic {novelty['median_distance']:.4f}, "
+        f"held-out real {novelty['median_distance_held_out']:.4f}; copies {100 * novelty['copied_share']:.1f}%"
+    )
+    print(f"{results['headline']}\nlook at {args.output_dir / 'grid.png'}, open {args.output_dir / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(lambda: evaluate(parse()))

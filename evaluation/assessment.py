@@ -1,0 +1,89 @@
+"""From three sets of images to every figure of the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dataset import DataContract
+from evaluation import report
+from evaluation.classifier import confusion, features, predict
+from evaluation.fidelity import fidelity, spectra_difference_db
+from evaluation.gain import Judge, compare_arms, headline
+from evaluation.images import ImageSet
+from evaluation.novelty import novelty
+from training.checkpoint import save_json
+
+
+def assess(
+    real: ImageSet,
+    held_out: ImageSet,
+    synthetic: ImageSet,
+    contract: DataContract,
+    judge: Judge,
+    seeds: list[int],
+    folder: Path,
+) -> dict[str, Any]:
+    """Judge ``synthetic`` and write ``report.json``, ``report.html``, ``grid.png`` and ``closest.png`` to ``folder``.
+
+    Args:
+        real: what the generator was allowed to see.
+        held_out: what it was not.
+        synthetic: what it made.
+        contract: of all three.
+        judge, seeds: how classifiers are trained, and how often.
+        folder: made where it is missing.
+
+    Returns:
+        what ``report.json`` holds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = len(contract.classes)
+    table, classifier, matrices = compare_arms(real, synthetic, held_out, classes, judge, seeds)
+    agreement = confusion(synthetic.labels, predict(classifier, synthetic.images, judge.device), classes)
+    on_held_out = confusion(held_out.labels, predict(classifier, held_out.images, judge.device), classes)
+    copied, near_synthetic, near_held_out = novelty(synthetic, real, held_out)
+    seen = [features(classifier, part.images, judge.device) for part in (real, held_out, synthetic)]
+    spectra = {
+        "synthetic": spectra_difference_db(synthetic.images, real.images),
+        "held-out real (the floor)": spectra_difference_db(held_out.images, real.images),
+    }
+    results: dict[str, Any] = {
+        "headline": headline(table),
+        "setting": (
+            f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
+            f"{classes} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier {judge.network}, "
+            f"{judge.steps} steps of {judge.batch_size} images, {len(seeds)} seeds."
+        ),
+        "classes": list(contract.classes),
+        "gain": table,
+        "confusion": {name: matrix.tolist() for name, matrix in matrices.items()},
+        "agreement": {
+            "synthetic": _right(agreement),
+            "held_out": _right(on_held_out),
+            "synthetic_per_class": _per_class(agreement),
+            "held_out_per_class": _per_class(on_held_out),
+        },
+        "novelty": copied,
+        "fidelity": fidelity(*seen),
+        "spectra_db": {name: [part.tolist() for part in pair] for name, pair in spectra.items()},
+    }
+    save_json(results, folder / "report.json")
+    report.grid(real, synthetic, contract, folder / "grid.png")
+    report.closest_pairs(synthetic, real, near_synthetic, contract, folder / "closest.png")
+    figures = {
+        "matrices": [("synthetic images", agreement), ("held-out real images", on_held_out)],
+        "distances": (near_synthetic.distance, near_held_out.distance),
+        "spectra": spectra,
+    }
+    report.write_page(results, figures, contract, folder)
+    return results
+
+
+def _right(matrix: Any) -> float:
+    return float(matrix.diagonal().sum() / matrix.sum())
+
+
+def _per_class(matrix: Any) -> list[float]:
+    """Share labelled right; nan for a class without images would break the page, and is 0."""
+    return (matrix.diagonal() / matrix.sum(1).clamp(min=1)).tolist()

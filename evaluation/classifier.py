@@ -1,0 +1,155 @@
+"""The judge: a classifier trained from scratch, the same number of steps whatever it is trained on.
+
+Legend: B batch, C channels, K classes, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from errors import UserError
+from evaluation.images import ImageSet
+
+Batch = Callable[[torch.Generator], tuple[Tensor, Tensor]]
+
+
+class SmallCNN(nn.Module):
+    """Four stages of 32 to 128 channels, each halving the sides: (B, C, H, W) -> (B, K)."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        widths = [channels, 32, 64, 96, 128]
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(before, after, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(),
+                    nn.MaxPool2d(2),
+                )
+                for before, after in pairwise(widths)
+            )
+        )
+        self.fc = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.stages(images).mean(dim=(2, 3)))
+
+
+def build_classifier(name: str, channels: int, num_classes: int) -> nn.Module:
+    """``"small"``, or a torchvision classification network by name, untrained, for ``channels`` channels.
+
+    Raises:
+        UserError: torchvision knows no such network, or it has no ``fc`` layer to read features before.
+    """
+    if name == "small":
+        return SmallCNN(channels, num_classes)
+    try:
+        model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    except ValueError as error:
+        raise UserError(f"--classifier {name}: torchvision has no such network; try small or resnet18") from error
+    if not isinstance(getattr(model, "fc", None), nn.Linear):
+        raise UserError(f"--classifier {name}: has no final layer called fc; try small or a resnet")
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    if first.in_channels != channels:
+        replacement = nn.Conv2d(
+            channels, first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None
+        )
+        owner_name = next(key for key, module in model.named_modules() if module is first)
+        owner, _, attribute = owner_name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, replacement)
+    return model
+
+
+def train_classifier(
+    name: str, num_classes: int, batch: Batch, steps: int, seed: int, device: torch.device, tick: Callable[[], None]
+) -> nn.Module:
+    """Train from scratch: AdamW, one-cycle rate of 2e-3, label smoothing 0.05.
+
+    Args:
+        name: see ``build_classifier``.
+        num_classes: K.
+        batch: draws (images (B, C, H, W), class probabilities (B, K)) with the generator it is given.
+        steps: optimiser steps, the same for every arm of a comparison.
+        seed: of weights and batches.
+        device: where.
+        tick: called after every step, for a progress bar.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    first_images, first_targets = batch(generator)
+    model = build_classifier(name, first_images.shape[1], num_classes).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    model.train()
+    images, targets = first_images, first_targets
+    for step in range(steps):
+        if step:
+            images, targets = batch(generator)
+        loss = functional.cross_entropy(model(images.to(device)), targets.to(device), label_smoothing=0.05)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        tick()
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """Most likely class of every image. (N, C, H, W) -> (N,) int64."""
+    return torch.cat([model(part.to(device)).argmax(1).cpu() for part in images.split(256)])
+
+
+@torch.no_grad()
+def features(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """What the last layer sees of every image. (N, C, H, W) -> (N, F) float32."""
+    seen: list[Tensor] = []
+    hook = model.fc.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    try:
+        for part in images.split(256):
+            model(part.to(device))
+    finally:
+        hook.remove()
+    return torch.cat(seen)
+
+
+def confusion(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Rows: true class, columns: predicted. (N,), (N,) -> (K, K) int64."""
+    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def accuracy_and_f1(matrix: Tensor) -> tuple[float, float]:
+    """Accuracy, and F1 averaged over the classes that occur. (K, K) -> both in [0, 1]."""
+    right = matrix.diagonal().double()
+    accuracy = float(right.sum() / matrix.sum())
+    f1 = 2 * right / (matrix.sum(0) + matrix.sum(1)).clamp(min=1)
+    return accuracy, float(f1[matrix.sum(1) > 0].mean())
+
+
+def batches_of(
+    real: ImageSet | None,
+    synthetic: ImageSet | None,
+    num_classes: int,
+    batch_size: int,
+    augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None,
+) -> Batch:
+    """A function that draws batches: half real and half synthetic where both are given, then augmented."""
+    sources = [source for source in (real, synthetic) if source is not None]
+    share = math.ceil(batch_size / len(sources))
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        picks = [torch.randint(len(source), (share,), generator=generator) for source in sources]
+        images = torch.cat([source.images[pick] for source, pick in zip(sources, picks, strict=True)])
+        labels = torch.cat([source.labels[pick] for source, pick in zip(sources, picks, strict=True)])
+        targets = functional.one_hot(labels, num_classes).float()
+        return augment(images, targets, generator) if augment else (images, targets)
+
+    return draw

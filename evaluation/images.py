@@ -1,0 +1,91 @@
+"""Real and synthetic folders as tensors of one form.
+
+Legend: N images, C channels, (H, W) Doppler by slow time.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dataset import DataContract, SpectrogramDataset
+from errors import UserError
+from spectrograms.contract import read_as
+from spectrograms.decode import read_image
+from spectrograms.listing import list_images
+
+
+@dataclass
+class ImageSet:
+    """Images with their labels.
+
+    Attributes:
+        images: (N, C, H, W) float32 in [-1, 1].
+        labels: (N,) int64, into the contract's classes.
+        paths: where each was read.
+    """
+
+    images: Tensor
+    labels: Tensor
+    paths: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> ImageSet:
+        """Some of the images."""
+        return ImageSet(self.images[indices], self.labels[indices], [self.paths[int(i)] for i in indices])
+
+
+def channels_of(folder: Path, colormap: str | None, class_level: int) -> int:
+    """Channels to judge by: 1 for grey or float files or behind a colour map, else 3."""
+    listing = list_images(folder, class_level)
+    _, mode = read_image(listing.root / listing.paths[0])
+    return 3 if mode == "RGB" and colormap is None else 1
+
+
+def from_dataset(*parts: SpectrogramDataset) -> ImageSet:
+    """One or more parts of an opened data set, without padding or augmentation."""
+    images, labels, paths = [], [], []
+    for part in parts:
+        height, width = part.contract.image_size
+        plain = part.without_augmentation()
+        for index in range(len(plain)):
+            image, label = plain[index]
+            images.append(image[:, :height, :width])
+            labels.append(label)
+            paths.append(part.root / part.paths[index])
+    if not images:
+        raise UserError("the real data has no images in that part; see --val_fraction and --test_fraction")
+    return ImageSet(torch.stack(images), torch.tensor(labels), paths)
+
+
+def from_folder(folder: Path, contract: DataContract, class_level: int, what: str) -> ImageSet:
+    """Read a folder of class folders as ``contract`` says.
+
+    Raises:
+        UserError: a class of the folder is none of the contract's, or an image cannot be read.
+    """
+    listing = list_images(folder, class_level)
+    unknown = [name for name in listing.classes if name not in contract.classes]
+    if unknown:
+        raise UserError(
+            f"{what} {folder}: has classes {', '.join(unknown[:5])} that the real training data has not "
+            f"({', '.join(contract.classes)})"
+        )
+    number = [contract.classes.index(name) for name in listing.classes]
+    height, width = contract.image_size
+
+    def read(name: str) -> Tensor:
+        return torch.from_numpy(read_as(listing.root / name, contract))[:, :height, :width] * 2 - 1
+
+    with ThreadPoolExecutor(4) as pool:
+        bar = tqdm(pool.map(read, listing.paths), total=len(listing.paths), desc=f"reading {what}", leave=False)
+        images = torch.stack(list(bar))
+    labels = torch.tensor([number[label] for label in listing.labels])
+    return ImageSet(images, labels, [listing.root / name for name in listing.paths])

@@ -1,0 +1,73 @@
+"""Is it new? The nearest training image of every synthetic one, with held-out images as the measure.
+
+Legend: N images, (C, H, W) image in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evaluation.images import ImageSet
+
+COPY_RATIO = 1 / 3  # nearer than a third of the way to the second nearest
+COPY_PERCENTILE = 0.01  # and nearer than 99 in 100 training images are to each other
+
+
+@dataclass
+class Nearest:
+    """Root-mean-square distance on the value scale [0, 1] to the nearest training image and to the second, and which.
+
+    Each (N,).
+    """
+
+    distance: Tensor
+    second: Tensor
+    index: Tensor
+
+
+def nearest(images: Tensor, training: Tensor, itself: bool = False) -> Nearest:
+    """Nearest of ``training`` (M, C, H, W) to every image (N, C, H, W); ``itself`` leaves out the image's own place."""
+    scale = 2.0 * training[0].numel() ** 0.5
+    reference = training.flatten(1)
+    distances, indices = [], []
+    for first, part in zip(range(0, len(images), 256), images.split(256), strict=True):
+        between = torch.cdist(part.flatten(1), reference) / scale
+        if itself:
+            rows = torch.arange(len(part))
+            between[rows, first + rows] = float("inf")
+        least = between.topk(min(2, between.shape[1]), dim=1, largest=False)
+        distances.append(least.values)
+        indices.append(least.indices[:, 0])
+    both = torch.cat(distances)
+    return Nearest(both[:, 0], both[:, -1], torch.cat(indices))
+
+
+def novelty(synthetic: ImageSet, training: ImageSet, held_out: ImageSet) -> tuple[dict[str, float], Nearest, Nearest]:
+    """How near synthetic images come to training images, beside how near held-out real ones do.
+
+    A copy lies under a third of the distance to its second nearest training image and under the first percentile of
+    the distances between training images.
+
+    Returns:
+        the figures, and the nearest of the synthetic and of the held-out images.
+    """
+    of_synthetic = nearest(synthetic.images, training.images)
+    of_held_out = nearest(held_out.images, training.images)
+    of_training = nearest(training.images, training.images, itself=True)
+    limit = of_training.distance.quantile(COPY_PERCENTILE)
+    copies = (of_synthetic.distance < COPY_RATIO * of_synthetic.second) & (of_synthetic.distance < limit)
+    return (
+        {
+            "median_distance": float(of_synthetic.distance.median()),
+            "median_distance_held_out": float(of_held_out.distance.median()),
+            "mean_distance": float(of_synthetic.distance.mean()),
+            "mean_distance_held_out": float(of_held_out.distance.mean()),
+            "copies": int(copies.sum()),
+            "copied_share": float(copies.float().mean()),
+        },
+        of_synthetic,
+        of_held_out,
+    )

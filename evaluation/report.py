@@ -1,0 +1,224 @@
+"""The report: one HTML page that opens from the disk, and a picture of real beside synthetic images."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from dataset import DataContract
+from evaluation.gain import BASELINE
+from evaluation.images import ImageSet
+from radar.colormap import apply_colormap
+from training import pictures
+from training.checkpoint import write_atomically
+
+SHOWN_PER_CLASS = 6
+PICTURE_MAP = "jet"  # scalar maps are shown in the colours radar engineers read
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
+h1{font-size:1.6em} h2{margin-top:2em;border-bottom:1px solid #ccc}
+.lead{font-size:1.2em;background:#eef4fb;padding:.8em 1em}
+table{border-collapse:collapse;margin:1em 0} td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #e3e3e3}
+td:first-child,th:first-child{text-align:left} img{max-width:100%} .note{color:#555}
+"""
+
+
+def as_picture(image: Tensor, contract: DataContract) -> Image.Image:
+    """One image (C, H, W) in [-1, 1] as people look at it: scalar maps coloured."""
+    unit = ((image.clamp(-1, 1) + 1) / 2).numpy()
+    if len(unit) == 1:
+        return Image.fromarray(apply_colormap(unit[0], contract.colormap or PICTURE_MAP))
+    return Image.fromarray(np.round(np.moveaxis(unit, 0, -1) * 255).astype(np.uint8))
+
+
+def grid(real: ImageSet, synthetic: ImageSet, contract: DataContract, path: Path) -> None:
+    """Write a sheet: every class's real images, then its synthetic ones."""
+    rows = []
+    for label, name in enumerate(contract.classes):
+        for what, images in (("real", real), ("synthetic", synthetic)):
+            chosen = images.images[images.labels == label]
+            step = max(1, len(chosen) // SHOWN_PER_CLASS)
+            if len(chosen):
+                shown = [as_picture(image, contract) for image in chosen[::step][:SHOWN_PER_CLASS]]
+                rows.append((f"{name}: {what}", shown))
+    half = (len(rows) // 2 + 1) // 2 * 2  # two columns of classes keep the picture on one screen
+    left, right = rows[:half], rows[half:]
+    width = SHOWN_PER_CLASS
+    merged = []
+    for number, (label, images) in enumerate(left):
+        if number < len(right):
+            pad = [Image.new("RGB", images[0].size, "white")] * (width - len(images))
+            merged.append((f"{label}      |      {right[number][0]}", images + pad + right[number][1]))
+        else:
+            merged.append((label, images))
+    pictures.sheet(merged, path)
+
+
+def closest_pairs(synthetic: ImageSet, training: ImageSet, near: Any, contract: DataContract, path: Path) -> None:
+    """Write a sheet of the synthetic images that lie nearest to a training image, each over that image."""
+    order = near.distance.argsort()[:8].tolist()
+    pictures.sheet(
+        [
+            (
+                "synthetic, nearest to a training image first",
+                [as_picture(synthetic.images[i], contract) for i in order],
+            ),
+            ("its nearest training image", [as_picture(training.images[near.index[i]], contract) for i in order]),
+        ],
+        path,
+    )
+
+
+def _figure(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    return _inline(buffer.getvalue())
+
+
+def _inline(png: bytes) -> str:
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def _gain_figure(table: dict[str, dict]) -> str:
+    figure = Figure(figsize=(7, 2.6))
+    axes = figure.add_subplot()
+    names = list(table)[::-1]
+    values = [100 * table[name]["accuracy"] for name in names]
+    errors = [np.nan_to_num(100 * table[name]["accuracy_half_interval"]) for name in names]
+    axes.barh(names, values, xerr=errors, capsize=3, color=["tab:blue" if n == BASELINE else "tab:gray" for n in names])
+    axes.set_xlabel("accuracy on held-out real images (%), 95% interval")
+    return _figure(figure)
+
+
+def _confusion_figure(matrices: list[tuple[str, Tensor]], classes: tuple[str, ...]) -> str:
+    figure = Figure(figsize=(5.2 * len(matrices), 4.6))
+    for number, (title, matrix) in enumerate(matrices, start=1):
+        axes = figure.add_subplot(1, len(matrices), number)
+        share = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
+        axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(classes)), classes, fontsize=7)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("labelled by the classifier")
+    figure.tight_layout()
+    return _figure(figure)
+
+
+def _distance_figure(synthetic: Tensor, held_out: Tensor) -> str:
+    figure = Figure(figsize=(6, 2.4))
+    axes = figure.add_subplot()
+    edges = np.linspace(0, float(torch.cat([synthetic, held_out]).max()) * 1.05, 40)
+    axes.hist(held_out.numpy(), edges, density=True, alpha=0.6, label="held-out real")
+    axes.hist(synthetic.numpy(), edges, density=True, alpha=0.6, label="synthetic")
+    axes.set_xlabel("RMS distance to the nearest training image (value scale 0 to 1)")
+    axes.legend()
+    return _figure(figure)
+
+
+def _spectra_figure(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    figure = Figure(figsize=(9, 2.8))
+    for number, axis in enumerate(("rows (along slow time)", "columns (along Doppler)")):
+        axes = figure.add_subplot(1, 2, number + 1)
+        for name, spectra in curves.items():
+            axes.plot(np.linspace(0, 0.5, len(spectra[number])), spectra[number], label=name)
+        axes.axhspan(-1, 1, alpha=0.12, color="tab:green")
+        axes.set(title=axis, xlabel="cycles / pixel", ylabel="dB over real", ylim=(-8, 5))
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    return _figure(figure)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def gain_rows(table: dict[str, dict]) -> list[list[str]]:
+    """The arms as rows of text: name, accuracy, macro F1, difference to the baseline, in percent."""
+
+    def plus_minus(mean: float, half: float) -> str:
+        return f"{100 * mean:.1f}" + ("" if np.isnan(half) else f" ± {100 * half:.1f}")
+
+    return [
+        [
+            name,
+            plus_minus(row["accuracy"], row["accuracy_half_interval"]),
+            plus_minus(row["macro_f1"], row["macro_f1_half_interval"]),
+            "" if name == BASELINE else plus_minus(row["difference_to_baseline"], row["difference_half_interval"]),
+        ]
+        for name, row in table.items()
+    ]
+
+
+def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataContract, folder: Path) -> Path:
+    """Write ``report.html``; every name of a class or file in it is escaped. Returns its path.
+
+    Args:
+        results: what ``report.json`` holds.
+        figures: tensors behind the plots: ``matrices``, ``distances``, ``spectra``.
+        contract: of the real data.
+        folder: where ``grid.png`` and ``closest.png`` stand already.
+    """
+    agreement, novelty, fidelity = results["agreement"], results["novelty"], results["fidelity"]
+    per_class = [
+        [name, f"{100 * a:.0f}", f"{100 * b:.0f}"]
+        for name, a, b in zip(
+            contract.classes, agreement["synthetic_per_class"], agreement["held_out_per_class"], strict=True
+        )
+    ]
+    nearer = "farther from" if novelty["median_distance"] >= novelty["median_distance_held_out"] else "nearer to"
+    parts = [
+        "<h1>Do the synthetic spectrograms help?</h1>",
+        f'<p class="lead">{html.escape(results["headline"])}</p>',
+        f'<p class="note">{html.escape(results["setting"])}</p>',
+        "<h2>What they look like</h2>",
+        _inline((folder / "grid.png").read_bytes()),
+        "<h2>Gain of a classifier</h2>",
+        "<p>Every arm is trained from scratch with the same number of steps; only its training images differ.</p>",
+        _gain_figure(results["gain"]),
+        _table(["training images", "accuracy %", "macro F1 %", f"points over {BASELINE}"], gain_rows(results["gain"])),
+        "<h2>Are the labels right?</h2>",
+        f"<p>A classifier trained on real images alone gives {100 * agreement['synthetic']:.1f}% of the synthetic "
+        f"images the label they were drawn for, and {100 * agreement['held_out']:.1f}% of held-out real images theirs.</p>",
+        _table(["class", "synthetic %", "held-out real %"], per_class),
+        _confusion_figure(figures["matrices"], contract.classes),
+        "<h2>Are they new?</h2>",
+        f"<p>The median synthetic image lies {novelty['median_distance']:.4f} from its nearest training image, "
+        f"{nearer} the training set than held-out real images ({novelty['median_distance_held_out']:.4f}). "
+        f"{novelty['copies']} of them ({100 * novelty['copied_share']:.1f}%) count as copies.</p>",
+        _distance_figure(*figures["distances"]),
+        _inline((folder / "closest.png").read_bytes()),
+        "<h2>How near is their distribution?</h2>",
+        f"<p>In the features of the classifier of real images, with {fidelity['images']} images on each side. The "
+        "floor is the distance of held-out real images: a perfect generator would reach it, and no more.</p>",
+        _table(
+            ["distance to real training images", "synthetic", "floor"],
+            [
+                ["Frechet", f"{fidelity['frechet']:.3f}", f"{fidelity['frechet_floor']:.3f}"],
+                [
+                    "kernel",
+                    f"{fidelity['kernel']:.4f} ± {fidelity['kernel_sd']:.4f}",
+                    f"{fidelity['kernel_floor']:.4f} ± {fidelity['kernel_floor_sd']:.4f}",
+                ],
+            ],
+        ),
+        "<p>Texture: power over spatial frequency relative to real training images; below zero is blur.</p>",
+        _spectra_figure(figures["spectra"]),
+    ]
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Synthetic spectrograms</title>'
+        f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
+    )
+    path = folder / "report.html"
+    write_atomically(path, lambda file: file.write(page.encode()))
+    return path
