@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import UserError
+from radar.metadata import FILE_NAME as RADAR_FILE
 from radar.recordings import SUFFIXES
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -39,6 +40,9 @@ def find_recordings(
     The class is ``label``, or the first group of ``class_from`` found in the relative path, or the name of the folder
     that holds the file. Images are named after the file's stem and every folder on the way to it that is not the
     class's, so that ``anna/walk/1.mat`` and ``bob/walk/1.mat`` stay apart.
+
+    Links are followed and named as they stand; folders with a ``radar.json``, which are data sets already, are not
+    entered.
 
     Args:
         exclude: a folder inside ``root`` that holds no recordings (the output).
@@ -72,9 +76,11 @@ def _walk(root: Path, exclude: Path | None) -> list[Path]:
     for folder, subfolders, names in os.walk(root, onerror=_unreadable, followlinks=True):
         here = Path(folder).resolve()
         targets = {name: Path(folder, name).resolve() for name in sorted(subfolders) if not name.startswith(".")}
-        # A link to a folder above would be walked for ever.
+        # A link to a folder above would be walked for ever; a finished data set's tables and maps are no recordings.
         subfolders[:] = [
-            name for name, target in targets.items() if target != excluded and not here.is_relative_to(target)
+            name
+            for name, target in targets.items()
+            if target != excluded and not here.is_relative_to(target) and not (target / RADAR_FILE).is_file()
         ]
         files += [
             Path(folder, name) for name in sorted(names) if not name.startswith(".") and name.lower().endswith(SUFFIXES)
