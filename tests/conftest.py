@@ -16,3 +16,10 @@ def trained(tmp_path_factory):
     from tiny import TrainedStages
 
     return TrainedStages(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Plots cost more than tiny training; the shared run (``trained``) has drawn them all."""
+    for name in ("curves", "spectra_plot"):
+        monkeypatch.setattr(f"training.pictures.{name}", lambda *_: None)

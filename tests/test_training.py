@@ -1,0 +1,401 @@
+"""Both stages through their command lines: what they write, what they resume, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import TrainedStages, make_images, run_ldm, run_vqgan, states_equal
+
+from errors import UserError
+from training import checkpoint
+from training.loop import TrainingLoop
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def run_stage(trained: TrainedStages, stage: str, output: Path, *more: str) -> int:
+    if stage == "vqgan":
+        return run_vqgan(trained.data, output, *more)
+    return run_ldm(trained.data, trained.vqgan, output, *more)
+
+
+def folder_of(trained: TrainedStages, stage: str) -> Path:
+    return trained.vqgan_folder if stage == "vqgan" else trained.ldm_folder
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """Send this process SIGTERM within training step ``step``, once."""
+    inner = TrainingLoop._one_step
+    sent = []
+
+    def one_step(loop, batch, epoch, bar):
+        if loop.step + 1 == step and not sent:
+            sent.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        inner(loop, batch, epoch, bar)
+
+    monkeypatch.setattr(TrainingLoop, "_one_step", one_step)
+
+
+def test_stage_1_logs_every_term_apart(trained):
+    lines = metrics(trained.vqgan_folder)
+    steps = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 10))
+    with_critic = steps[-1]
+    for name in ("l1", "commitment", "adversarial", "critic_real", "critic_fake", "gradient_penalty", "lr"):
+        assert f"train/{name}" in with_critic
+    for name in ("gradient_norm", "critic_gradient_norm"):
+        assert with_critic[f"train/{name}"] > 0
+    terms = sum(with_critic[f"train/{name}"] for name in ("l1", "commitment", "adversarial"))
+    assert with_critic["train/loss"] == pytest.approx(terms, rel=1e-5)
+    (validation,) = [line for line in lines if "val/psnr" in line]
+    assert validation["val/usage"] == validation["val/codes_used"] / validation["val/codes_live"]
+    assert 1 <= validation["val/perplexity"] <= validation["val/codes_used"]
+
+
+def test_stage_2_logs_loss_and_held_out_loss(trained):
+    lines = metrics(trained.ldm_folder)
+    steps = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 10))
+    assert all(line["train/gradient_norm"] > 0 and line["train/lr"] > 0 for line in steps)
+    (validation,) = [line for line in lines if "val/loss" in line]
+    assert 0 < validation["val/loss"] < 10 and 0 < validation["val/loss_on_training_latents"] < 10
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "ldm"])
+def test_run_folder_holds_checkpoint_state_arguments_and_pictures(trained, stage):
+    folder = folder_of(trained, stage)
+    names = {path.name for path in folder.iterdir()}
+    assert {f"{stage}_epoch_3.pt", "state_last.pt", "arguments.json", "metrics.jsonl", "pictures"} <= names
+    assert not [name for name in names if name.endswith(".tmp")]
+    assert json.loads((folder / "arguments.json").read_text())["epochs"] == 3
+    wanted = {"vqgan": ["reconstructions_0003", "spectra_0003"], "ldm": ["samples_0003"]}[stage]
+    for name in [*wanted, "curves"]:
+        with Image.open(folder / "pictures" / f"{name}.png") as picture:
+            low, high = picture.convert("L").getextrema()
+        assert high - low > 50, f"{name} is blank"
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "ldm"])
+def test_checkpoints_load_with_weights_only_and_name_their_classes(trained, stage):
+    path = {"vqgan": trained.vqgan, "ldm": trained.ldm}[stage]
+    payload = torch.load(path, weights_only=True)
+    assert payload["kind"] == stage and payload["epoch"] == 3
+    assert payload["contract"]["classes"] == ["crawl", "walk"]
+    assert payload["identity"]["arguments"]["seed"] == 0
+
+
+def test_latent_statistics_are_those_of_the_training_latents(trained):
+    from dataset import SplitOptions, open_data
+    from vqvae.utils import load_vqgan
+
+    model, payload = load_vqgan(trained.vqgan)
+    data = open_data(trained.data, image_size=[16], channels=1, colormap=None, multiple_of=2, split=SplitOptions())
+    with torch.no_grad():
+        latents = torch.cat([model.encode(image[None]) for image, _ in data.train]).double()
+    for channel in range(4):
+        values = latents[:, channel]
+        assert payload["latent_statistics"]["mean"][channel] == pytest.approx(float(values.mean()), abs=1e-4)
+        assert payload["latent_statistics"]["std"][channel] == pytest.approx(float(values.std()), rel=1e-3)
+
+
+@pytest.mark.parametrize(("stage", "stops"), [("vqgan", (1, 2)), ("vqgan", (3, 7)), ("ldm", (1, 2)), ("ldm", (5, 6))])
+def test_resume_equals_uninterrupted(trained, stage, stops, tmp_path, monkeypatch):
+    """Stopped twice, before and after codebook and critic begin, within and at the end of epochs."""
+    for step in stops:
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            assert run_stage(trained, stage, tmp_path) == 128 + signal.SIGTERM
+        assert torch.load(tmp_path / "state_last.pt", weights_only=True)["step"] == step
+    assert run_stage(trained, stage, tmp_path) == 0
+    for name in ("state_last.pt", f"{stage}_epoch_3.pt"):
+        ours = torch.load(tmp_path / name, weights_only=True)
+        theirs = torch.load(folder_of(trained, stage) / name, weights_only=True)
+        for state in (ours, theirs):
+            state.get("identity", {}).pop("arguments", None)  # of another output folder
+        assert states_equal(ours, theirs), name
+    assert metrics(tmp_path) == metrics(folder_of(trained, stage))
+
+
+def test_crash_between_saves_loses_only_the_steps_since(trained, tmp_path, monkeypatch):
+    """--save_steps 2 and a crash at step 6 whose metrics are already written."""
+    inner = TrainingLoop._log
+
+    def crash(loop, values, epoch):
+        inner(loop, values, epoch)
+        if loop.step == 6:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "_log", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_vqgan(trained.data, tmp_path, "--save_steps", "2")
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "tra')
+    assert torch.load(tmp_path / "state_last.pt", weights_only=True)["step"] == 4
+    assert run_vqgan(trained.data, tmp_path, "--save_steps", "2") == 0
+    ours, theirs = (torch.load(f / "state_last.pt", weights_only=True) for f in (tmp_path, trained.vqgan_folder))
+    assert states_equal(ours, theirs)
+    assert metrics(tmp_path) == metrics(trained.vqgan_folder)
+
+
+def test_same_command_after_the_end_says_so_and_changes_nothing(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained.ldm_folder, folder)
+    (folder / "arguments.json").unlink()  # names the folder it was copied from
+    before = (folder / "state_last.pt").read_bytes(), (folder / "ldm_epoch_3.pt").read_bytes()
+    assert run_ldm(trained.data, trained.vqgan, folder) == 0
+    assert "already trained for 3 epochs" in capsys.readouterr().out
+    assert ((folder / "state_last.pt").read_bytes(), (folder / "ldm_epoch_3.pt").read_bytes()) == before
+
+
+def test_other_settings_are_refused_by_name_and_restart_begins_again(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained.vqgan_folder, folder)
+    (folder / "wandb_id.txt").write_text("old")
+    with pytest.raises(UserError, match=r"--lr was 0.001, is 0.002.*--restart"):
+        run_vqgan(trained.data, folder, "--lr", "2e-3")
+    assert (folder / "vqgan_epoch_3.pt").exists()
+    assert run_vqgan(trained.data, folder, "--lr", "2e-3", "--restart", "--epochs", "1") == 0
+    assert "resuming" not in capsys.readouterr().out
+    assert [path.name for path in folder.glob("vqgan_epoch_*.pt")] == ["vqgan_epoch_1.pt"]
+    assert metrics(folder)[-1]["step"] == 3
+    assert not (folder / "wandb_id.txt").exists()
+
+
+def test_more_epochs_keep_codebook_and_critic_as_they_are(trained, tmp_path, monkeypatch):
+    """With 30 epochs critic and codebook would begin at steps 27 and 9: neither may sleep or begin anew."""
+    from vqvae.quantizer import SpectrogramQuantizer
+
+    shutil.copytree(trained.vqgan_folder, tmp_path / "run")
+    monkeypatch.setattr(SpectrogramQuantizer, "start", lambda *_: pytest.fail("placed the codes again"))
+    stop_at(monkeypatch, 11)
+    assert run_vqgan(trained.data, tmp_path / "run", "--epochs", "30") == 128 + signal.SIGTERM
+    for line in metrics(tmp_path / "run"):
+        if line["step"] > 9:
+            assert "train/critic_real" in line and line["train/adversarial"] != 0
+
+
+@pytest.mark.parametrize(("epochs", "begins"), [(2, 2), (4, 4)])
+def test_critic_begins_at_a_fraction_of_the_run(trained, tmp_path, epochs, begins):
+    """0.4 of 6 steps is step 2, of 12 steps step 4 (counted from 0); its weight then rises from nothing."""
+    flags = ("--epochs", str(epochs), "--disc_start", "0.4", "--disc_ramp", "0.3", "--validation_epochs", "9")
+    assert run_vqgan(trained.data, tmp_path, *flags) == 0
+    steps = [line for line in metrics(tmp_path) if "train/loss" in line]
+    assert [line["step"] for line in steps if "train/critic_real" in line] == list(range(begins + 1, 3 * epochs + 1))
+    assert steps[begins]["train/adversarial"] == 0 and steps[begins + 1]["train/adversarial"] != 0
+
+
+def test_a_critic_without_weight_is_never_trained(trained, tmp_path):
+    assert run_vqgan(trained.data, tmp_path, "--epochs", "1", "--disc_start", "0", "--g_loss_adv_weight", "0") == 0
+    assert not [name for line in metrics(tmp_path) for name in line if "critic" in name or "adversarial" in name]
+
+
+def test_only_the_newest_checkpoints_remain(trained, tmp_path):
+    mine = tmp_path / "vqgan_epoch_best.pt"
+    mine.write_bytes(b"the user's copy")
+    flags = ("--epochs", "4", "--save_epochs", "1", "--keep_checkpoints", "2", "--validation_epochs", "9")
+    assert run_vqgan(trained.data, tmp_path, *flags) == 0
+    kept = {path.name for path in tmp_path.glob("*.pt")}
+    assert kept == {"vqgan_epoch_3.pt", "vqgan_epoch_4.pt", "state_last.pt", "state_step_9.pt", mine.name}
+    assert torch.load(tmp_path / "state_step_9.pt", weights_only=True)["step"] == 9
+
+
+def test_a_second_process_is_refused_with_the_first_ones_pid(trained, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from training.run_folder import RunFolder; "
+        f"held = RunFolder(Path({str(tmp_path)!r})); print('held', flush=True); sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"another run is writing there \(process {first.pid}\)"):
+            run_vqgan(trained.data, tmp_path)
+    finally:
+        first.kill()  # a killed process holds no lock
+        first.communicate()
+    assert run_vqgan(trained.data, tmp_path, "--epochs", "1", "--validation_epochs", "9") == 0
+
+
+def test_what_a_killed_run_left_half_written_is_swept(trained, tmp_path):
+    (tmp_path / ".state_last.pt.4711.tmp").write_bytes(b"half")
+    assert run_vqgan(trained.data, tmp_path, "--epochs", "1") == 0
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_loss_that_is_no_number_stops_before_the_optimiser(trained, tmp_path, monkeypatch):
+    from vqvae.vqgan_trainer import VQGANTask
+
+    inner = VQGANTask._reconstruction_terms
+    seen = []
+
+    def poisoned(task, *args):
+        seen.append({name: value.clone() for name, value in task.raw_model.state_dict().items()})
+        terms = inner(task, *args)
+        if len(seen) == 5:
+            task_of.append(task)
+            terms["l1"] = terms["l1"] * float("nan")
+        return terms
+
+    task_of: list[VQGANTask] = []
+    monkeypatch.setattr(VQGANTask, "_reconstruction_terms", poisoned)
+    with pytest.raises(UserError, match=r"step 5: l1 is nan.*last good state.*state_last.pt"):
+        run_vqgan(trained.data, tmp_path, "--save_steps", "2")
+    assert states_equal(seen[-1], task_of[0].raw_model.state_dict()), "the optimiser stepped on it"
+    assert torch.load(tmp_path / "state_last.pt", weights_only=True)["step"] == 4
+
+
+def test_a_gradient_that_is_no_number_stops_stage_2(trained, tmp_path, monkeypatch):
+    def infinite(accelerator, parameters, *_):
+        return torch.tensor(float("inf"))
+
+    monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", infinite)
+    with pytest.raises(UserError, match=r"step 1: gradient_norm is inf.*none yet"):
+        run_ldm(trained.data, trained.vqgan, tmp_path)
+
+
+def test_fp16_overflow_is_left_to_the_scaler_until_its_scale_is_gone():
+    from training.loop import NonFiniteError, check_gradient
+
+    class Scaler:
+        def __init__(self, scale: float) -> None:
+            self.get_scale = lambda: scale
+
+    infinite = torch.tensor(float("inf"))
+    check_gradient(infinite, Scaler(65536.0))
+    for scaler in (None, Scaler(0.5)):
+        with pytest.raises(NonFiniteError, match="gradient_norm is inf"):
+            check_gradient(infinite, scaler)
+
+
+class Bomb:
+    """Pickles to a call that leaves a file behind when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch"])
+def test_a_pickle_bomb_is_refused_and_does_nothing(trained, tmp_path, form):
+    path, mark = tmp_path / "vqgan_epoch_300.pt", tmp_path / "exploded"
+    payload = {"kind": "vqgan", "format_version": 1, "weights": Bomb(mark)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(payload))
+    else:
+        torch.save(payload, path)
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        run_ldm(trained.data, path, tmp_path / "run")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Bomb(mark)))
+    assert mark.exists(), "the bomb itself does not work, so the test showed nothing"
+
+
+def test_checkpoints_of_the_other_stage_and_of_the_future_are_refused(trained, tmp_path):
+    with pytest.raises(UserError, match="expected a vqgan checkpoint, found a ldm one"):
+        run_ldm(trained.data, trained.ldm, tmp_path / "run")
+    future = torch.load(trained.vqgan, weights_only=True) | {"format_version": checkpoint.FORMAT_VERSION + 1}
+    torch.save(future, tmp_path / "future.pt")
+    with pytest.raises(UserError, match="newer version"):
+        run_ldm(trained.data, tmp_path / "future.pt", tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", ["empty", "torn", "text", "no weights", "strange config", "strange version"])
+def test_damaged_checkpoints_get_one_line(trained, tmp_path, damage):
+    path = tmp_path / "vqgan_epoch_3.pt"
+    payload = torch.load(trained.vqgan, weights_only=True)
+    if damage in ("empty", "torn", "text"):
+        whole = trained.vqgan.read_bytes()
+        path.write_bytes({"empty": b"", "torn": whole[: len(whole) // 2], "text": b"hello\nworld"}[damage])
+    else:
+        if damage == "no weights":
+            del payload["weights"]
+        elif damage == "strange config":
+            payload["config"]["block_out_channels"] = [17]
+        else:
+            payload["format_version"] = "one"
+        torch.save(payload, path)
+    with pytest.raises(UserError) as caught:
+        run_ldm(trained.data, path, tmp_path / "run")
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_full_disk_leaves_the_previous_file(tmp_path):
+    path = tmp_path / "state_last.pt"
+    checkpoint.save({"step": 1}, path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"state_last.pt: could not be written \(.*\); the file before it is"):
+            checkpoint.save({"step": 2, "weights": torch.zeros(1_000_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def count_encodings(monkeypatch) -> list[str]:
+    from ldm import latents
+
+    encoded = []
+    inner = latents.encode_dataset
+
+    def counted(model, items, device, what, *more):
+        encoded.append(what)
+        return inner(model, items, device, what, *more)
+
+    monkeypatch.setattr(latents, "encode_dataset", counted)
+    return encoded
+
+
+def test_latents_are_cached_and_rebuilt_when_the_images_change(trained, tmp_path, monkeypatch):
+    encoded = count_encodings(monkeypatch)
+    data = trained.copy_data(tmp_path / "data")
+    flags = ("--epochs", "1", "--validation_epochs", "9", "--restart")
+    assert run_ldm(data, trained.vqgan, tmp_path / "run", *flags) == 0
+    assert len(encoded) == 2
+    assert run_ldm(data, trained.vqgan, tmp_path / "run", *flags) == 0
+    assert len(encoded) == 2, "encoded again although nothing changed"
+    image = sorted(data.glob("walk/*.png"))[0]
+    Image.new("L", (16, 16), 7).save(image)
+    assert run_ldm(data, trained.vqgan, tmp_path / "run", *flags) == 0
+    assert len(encoded) == 4, "used latents of an image that is no more"
+    (tmp_path / "run" / "latents.safetensors").write_bytes(b"damaged")
+    assert run_ldm(data, trained.vqgan, tmp_path / "run", *flags) == 0
+    assert len(encoded) == 6
+
+
+def test_stage_2_refuses_data_of_other_classes(trained, tmp_path):
+    data = make_images(tmp_path / "data", number=4)
+    (data / "walk").rename(data / "run")
+    with pytest.raises(UserError, match=r"crawl, run.*crawl, walk"):
+        run_ldm(data, trained.vqgan, tmp_path / "out")
+
+
+def test_dry_run_trains_nothing(trained, tmp_path, capsys):
+    assert run_vqgan(trained.data, tmp_path / "run", "--dry_run") == 0
+    assert "12 training, 2 validation, 2 test images of 2 classes" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
