@@ -56,7 +56,9 @@ def _read_npy(path: Path) -> tuple[NDArray, str]:
         raise UnreadableImage(f"{path}: has shape {mapped.shape}, expected (Doppler, time)")
     if squeezed.size > MAX_PIXELS:
         raise UnreadableImage(f"{path}: {squeezed.shape} is far too large for a spectrogram")
-    array = np.asarray(squeezed, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite and is refused below
+        # A copy, never a view: a mapped file that is cut short later would kill the process.
+        array = np.array(squeezed, dtype=np.float32)
     if not np.isfinite(array).all():
         raise UnreadableImage(f"{path}: holds NaN or infinite values; mend or remove it")
     return array, "npy"
