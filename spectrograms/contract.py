@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from radar.colormap import apply_colormap, invert_colormap
-from spectrograms.decode import read_image, to_unit
+from radar.colormap import apply_colormap, recover_scalar
+from spectrograms.decode import UnreadableImage, read_image, to_unit
 from spectrograms.resize import pad, resize
 
+FLOAT_MODES = ("npy", "F")
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -61,10 +62,16 @@ def read_as(path: Path, contract: DataContract) -> NDArray[np.float32]:
 
     Colours become the scalar at full resolution, before resizing: the mean of two colours is not the colour of
     their mean.
+
+    Raises:
+        UnreadableImage: damaged, or a float file among pictures or the reverse, whose values have no common scale.
     """
     array, mode = read_image(path)
+    if (mode in FLOAT_MODES) != (contract.native_mode in FLOAT_MODES):
+        found, expected = ("float values", "pictures") if mode in FLOAT_MODES else ("a picture", "float values")
+        raise UnreadableImage(f"{path}: holds {found} where the data set has {expected}; convert or remove it")
     if contract.colormap is not None and mode == "RGB":
-        unit = invert_colormap(array, contract.colormap)[0]
+        unit = recover_scalar(array, contract.colormap)
     else:
         unit = to_unit(array, mode, contract.value_range)
     if contract.channels == 1 and unit.ndim == 3:
@@ -83,7 +90,7 @@ def to_file(planes: NDArray[np.float32], contract: DataContract, size: str) -> A
     as_stored = size == "native"
     if as_stored:
         array = resize(array, contract.native_size)
-    if contract.native_mode in ("npy", "F") and as_stored:
+    if contract.native_mode in FLOAT_MODES and as_stored:
         low, high = contract.value_range
         scalar = array if array.ndim == 2 else array.mean(-1)
         return (scalar * (high - low) + low).astype(np.float32)
