@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -22,9 +23,9 @@ from spectrograms import leaks
 from spectrograms.augment import Augmentation
 from spectrograms.contract import DataContract, load_preview, read_as, to_file
 from spectrograms.decode import UnreadableImage, read_image
-from spectrograms.listing import Listing, list_images
+from spectrograms.listing import Listing, list_images, printable
 from spectrograms.resize import resize
-from spectrograms.splits import PARTS, SplitOptions, Splits, find_splits, fingerprint
+from spectrograms.splits import PARTS, SplitOptions, Splits, find_splits, fingerprint, save_splits
 from spectrograms.survey import check_fit, make_contract
 from training.checkpoint import write_atomically
 
@@ -83,7 +84,11 @@ class SpectrogramDataset(Dataset):
             image = self._decoded[index].float() / (255.0 if self._decoded.dtype == torch.uint8 else 1.0)
         image = image * 2.0 - 1.0
         if self.augmentation is not None:
-            image = self.augmentation(image)
+            # Without the padding: Doppler is zero in the middle of the rows that were measured.
+            height, width = self.contract.image_size
+            image = self.augmentation(image[..., :height, :width])
+            below, right = self.contract.padded_size[0] - height, self.contract.padded_size[1] - width
+            image = functional.pad(image, (0, right, 0, below), mode="replicate")
         return image, self.labels[index]
 
     def read(self, index: int) -> np.ndarray:
@@ -174,19 +179,23 @@ def open_data(
             contract = make_contract(listing, image_size, channels, colormap, multiple_of, notes)
         else:
             check_fit(listing, contract)
-        splits = find_splits(listing, split, output_dir)
-        notes += splits.notes
-        if splits.source:
-            notes.append(f"parts as in {splits.source}")
+        splits = find_splits(listing, split, output_dir, save=False)
         parts = _make_parts(listing, splits, contract, augmentation)
         total_bytes = 2 * len(listing.paths) * contract.channels * contract.padded_size[0] * contract.padded_size[1]
         if total_bytes <= IN_MEMORY_BYTES:
             for part in parts.values():
                 part.load_all()
+        # Only now: a user who is told of a damaged file, and removes it, has not divided anything yet.
+        if splits.source is None:
+            save_splits(splits, listing, split, output_dir)
+        notes += splits.notes
+        if splits.source:
+            notes.append(f"parts as in {splits.source}")
         notes += _leak_notes(parts)
     except UnreadableImage as error:
         raise UserError(f"{error}, or pass --skip_unreadable") from error
-    return OpenedData(contract, **parts, fingerprint=fingerprint(listing.root, splits.parts), notes=notes)
+    digest = fingerprint(listing.root, splits.parts)
+    return OpenedData(contract, **parts, fingerprint=digest, notes=[printable(note) for note in notes])
 
 
 def _readable(listing: Listing, notes: list[str]) -> Listing:
@@ -217,6 +226,7 @@ def _readable(listing: Listing, notes: list[str]) -> Listing:
         classes=tuple(classes),
         paths=tuple(listing.paths[index] for index in keep),
         labels=tuple(classes.index(listing.classes[listing.labels[index]]) for index in keep),
+        skipped=tuple(path for path, text in zip(listing.paths, problems, strict=True) if text),
     )
 
 

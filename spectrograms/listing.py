@@ -24,6 +24,7 @@ class Listing:
         labels: index into ``classes`` of every path.
         ignored: how many files below class folders have another ending.
         empty: class folders that hold no image.
+        skipped: images that were found but left out because they cannot be read.
     """
 
     root: Path
@@ -32,11 +33,17 @@ class Listing:
     labels: tuple[int, ...]
     ignored: int = 0
     empty: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
     """Sorts ``walk_2`` before ``walk_10``."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
+
+
+def printable(text: str) -> str:
+    """``text`` with line breaks, control characters and undecodable bytes of file names as escapes: one safe line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def list_images(root: Path, class_level: int = 1) -> Listing:

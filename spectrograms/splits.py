@@ -155,8 +155,8 @@ def _notes(listing: Listing, parts: dict[str, list[str]], held_out: list[str], g
 def find_splits(listing: Listing, options: SplitOptions, output_dir: Path | None, save: bool = True) -> Splits:
     """The division of ``listing``: the saved one where there is one, else a new one, then saved.
 
-    It is looked for at ``options.path``, in ``output_dir`` and beside the data; it is saved beside the data, or in
-    ``output_dir`` where the data's folder is read-only.
+    It is looked for at ``options.path``, in ``output_dir`` and beside the data. A new one is saved by ``save_splits``,
+    unless ``save`` is off.
 
     Raises:
         UserError: a saved division is damaged, does not fit the files any more, or was made with another grouping
@@ -173,10 +173,25 @@ def find_splits(listing: Listing, options: SplitOptions, output_dir: Path | None
                 return _load(place, listing, options)
     splits = divide(listing, options)
     if save:
-        splits.source = _save(splits, options, [beside, *in_run])
-        if splits.source is None:
-            splits.notes.append(f"the parts could not be saved in {listing.root} nor in the run's folder")
+        save_splits(splits, listing, options, output_dir)
     return splits
+
+
+def save_splits(splits: Splits, listing: Listing, options: SplitOptions, output_dir: Path | None) -> None:
+    """Save a new division beside the data, or in ``output_dir`` where the data's folder is read-only.
+
+    ``splits`` then has its ``source``, or a note that it could not be saved.
+    """
+    beside = listing.root / FILE_NAME
+    in_run = [Path(output_dir) / FILE_NAME] if output_dir else []
+    splits.source = _save(splits, options, [beside, *in_run])
+    if splits.source is None:
+        splits.notes.append(f"the parts could not be saved in {listing.root} nor in the run's folder")
+    elif splits.source == beside:
+        for place in in_run:
+            # An older division would be found there before the new one.
+            if place.is_file() and not place.samefile(beside):
+                place.unlink()
 
 
 def _load(path: Path, listing: Listing, options: SplitOptions) -> Splits:
@@ -184,7 +199,8 @@ def _load(path: Path, listing: Listing, options: SplitOptions) -> Splits:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
         version = saved["format_version"]
         made_with = dict(saved["options"])
-        parts = {part: [str(name) for name in saved["parts"][part]] for part in PARTS}
+        skipped = set(listing.skipped)
+        parts = {part: [str(name) for name in saved["parts"][part] if name not in skipped] for part in PARTS}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a usable splits.json ({error!r}); remove it or pass --resplit") from error
     if version != FORMAT_VERSION:
