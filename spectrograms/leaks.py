@@ -19,8 +19,9 @@ SIZE = (64, 128)  # (H, W) that images are compared at
 CANDIDATES = 200  # images of the other part, nearest in order of name, that each image is compared with
 MOST_HELD_OUT = 400  # held-out images that are compared at all
 
-# Measured on people's gait, gestures, falls and simulated walks: found in 94% of the images that share columns with
-# another, and in none of 112,000 pairs of one class that share none.
+# Measured on walking windows that share three quarters of their columns with the next (five random splits, 64x64):
+# 601 of 660 held-out images with shared columns are found (91%). No alarm in 1,225 held-out images of splits between
+# runs, nor in 1,160 of hand gestures, smooth maps of separate recordings.
 THRESHOLD = 0.85
 MARGIN = 0.2  # above the next best shift: a steady gait resembles itself at every step, a shared stretch just once
 _LEAST_OVERLAP = SIZE[1] // 4  # columns

@@ -36,7 +36,13 @@ def make_contract(
     """The contract of a data set that nothing has been trained on yet; what is worth telling is added to ``notes``."""
     probes = _probes(listing)
     native_mode = _native_mode(probes)
-    native_size = Counter(array.shape[:2] for array, _ in probes).most_common(1)[0][0]
+    sizes = Counter(array.shape[:2] for array, _ in probes)
+    native_size, alike = sizes.most_common(1)[0]
+    if len(sizes) > 1:
+        notes.append(
+            f"{len(probes) - alike} of {len(probes)} images looked at have other sizes than {native_size[0]}x"
+            f"{native_size[1]} (rows x columns), which most have; all are resized to one size"
+        )
     radar = RadarMetadata.load(listing.root)
     value_range = (0.0, 1.0)
     if native_mode in ("npy", "F"):
