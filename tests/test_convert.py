@@ -300,6 +300,19 @@ def test_running_again_writes_only_what_is_missing(tmp_path: Path, capsys: pytes
     assert {row["path"] for row in table(out / "groups.csv")} == {path.relative_to(out).as_posix() for path in after}
 
 
+def test_images_of_a_killed_run_are_not_trusted(tmp_path: Path) -> None:
+    """A run that was killed leaves images but no table that says which recording they come from."""
+    source, out = save(tmp_path / "walk" / "one.npy", tone(100.0)), tmp_path / "out"
+    run(source, out, *QUICK)
+    whole = [path.read_bytes() for path in images(out)]
+    images(out)[0].write_bytes(b"of another recording")
+    (out / "recordings.csv").unlink()
+    (out / "groups.csv").unlink()
+    run(source, out, *QUICK)
+    assert [path.read_bytes() for path in images(out)] == whole
+    assert len(table(out / "groups.csv")) == 2
+
+
 def test_classes_are_gathered_into_one_folder_by_several_runs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(save(tmp_path / "a" / "one.npy", tone(100.0)), out, *QUICK, "--label", "walk")
