@@ -126,6 +126,7 @@ def train(args: argparse.Namespace) -> int:
             data.train,
             data.val,
             accelerator.device,
+            args.num_workers,
         )
         normaliser = LatentNormaliser(**stage1["latent_statistics"])
         torch.manual_seed(args.seed)

@@ -66,11 +66,14 @@ def pad_to_multiple(latents: Tensor, multiple: int) -> Tensor:
 
 
 @torch.no_grad()
-def encode_dataset(model: CustomVQGAN, items: Dataset, device: torch.device, what: str) -> tuple[LatentSet, Tensor]:
+def encode_dataset(
+    model: CustomVQGAN, items: Dataset, device: torch.device, what: str, num_workers: int = 0
+) -> tuple[LatentSet, Tensor]:
     """Encode all items in their order; also returns them small, (N, C, <=64, <=64) uint8, to tell copies by."""
     side = REFERENCE_SIDE if len(items) <= FEW_IMAGES else REFERENCE_SIDE // 2
     latents, labels, small = [], [], []
-    for images, targets in tqdm(DataLoader(items, batch_size=16), desc=f"encoding {what}", leave=False):
+    loader = DataLoader(items, batch_size=16, num_workers=num_workers)
+    for images, targets in tqdm(loader, desc=f"encoding {what}", leave=False):
         latents.append(model.encode(images.to(device)).float().cpu())
         labels.append(targets)
         small.append(shrink(images, side))
@@ -96,7 +99,13 @@ class CachedLatents:
 
 
 def cached_latents(
-    path: Path, key: dict[str, Any], model: CustomVQGAN, train: Dataset, val: Dataset, device: torch.device
+    path: Path,
+    key: dict[str, Any],
+    model: CustomVQGAN,
+    train: Dataset,
+    val: Dataset,
+    device: torch.device,
+    num_workers: int = 0,
 ) -> CachedLatents:
     """Read the latents that ``key`` describes from ``path``, or encode them and write them there.
 
@@ -106,13 +115,14 @@ def cached_latents(
         model: frozen stage 1.
         train, val: data sets of (image, label).
         device: where to encode.
+        num_workers: processes that read the images.
     """
     wanted = digest(key)
     found = _read(path, wanted)
     if found is not None:
         return found
-    train_set, references = encode_dataset(model, train, device, "training images")
-    val_set, _ = encode_dataset(model, val, device, "validation images")
+    train_set, references = encode_dataset(model, train, device, "training images", num_workers)
+    val_set, _ = encode_dataset(model, val, device, "validation images", num_workers)
     tensors = {
         "train_latents": train_set.latents,
         "train_labels": train_set.labels,

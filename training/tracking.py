@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,13 +47,13 @@ class WandbTracker:
         import wandb
 
         id_path = folder / "wandb_id.txt"
-        run_id = id_path.read_text().strip() if id_path.exists() else wandb.util.generate_id()
+        run_id = id_path.read_text().strip() if id_path.exists() else secrets.token_hex(4)
         options = dict(project=project, name=name, id=run_id, resume="allow", dir=str(folder), config=settings)
         mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
         try:
             self._run = wandb.init(mode=mode, settings=wandb.Settings(init_timeout=30), **options)
         except Exception as error:  # wandb raises its own family of errors for login, network and service
-            print(f"wandb: {str(error).splitlines()[0]}", file=sys.stderr)
+            print(f"wandb: {(str(error).splitlines() or [type(error).__name__])[0]}", file=sys.stderr)
             mode = "offline"
             self._run = wandb.init(mode=mode, **options)
         if mode == "offline":
