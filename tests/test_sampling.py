@@ -240,5 +240,5 @@ def test_float_data_come_back_as_npy_in_their_unit(tmp_path):
     for name in files(tmp_path / "out"):
         array = np.load(tmp_path / "out" / name, allow_pickle=False)
         assert array.shape == (16, 16) and array.dtype == np.float32
-        assert -40.0 <= array.min() and array.max() <= 0.0
+        assert array.min() >= -40.0 and array.max() <= 0.0
         assert array.max() - array.min() > 1.0, "values in decibels, not in [0, 1]"
