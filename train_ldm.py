@@ -73,6 +73,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def train(args: argparse.Namespace) -> int:
     """Encode the data with stage 1, build stage 2 from the arguments and train it to its last epoch."""
+    from dataclasses import asdict
+
     import torch
 
     from dataset import DataContract, open_data
@@ -119,9 +121,13 @@ def train(args: argparse.Namespace) -> int:
             folder.clear()
         folder.check_same_run(plain(args), MAY_CHANGE)
         vqgan.to(accelerator.device)
+        key = {"vqgan": vqgan_digest, "contract": contract.to_dict(), "images": data.fingerprint}
+        if changes := augmentation(args):
+            key |= {"augmentation": asdict(changes), "seed": args.seed}
+        torch.manual_seed(args.seed)  # of the augmentation, which is drawn while encoding
         cached = cached_latents(
             folder.path / "latents.safetensors",
-            {"vqgan": vqgan_digest, "contract": contract.to_dict(), "images": data.fingerprint},
+            key,
             vqgan,
             data.train,
             data.val,

@@ -406,7 +406,7 @@ def test_wandb_without_a_key_goes_on_offline_with_one_warning(trained, tmp_path)
     done = subprocess.run(
         [sys.executable, str(ROOT / "train_vqvae.py"), *flags], env=environment, capture_output=True, text=True
     )
-    if done.returncode and "wandb/sdk" in done.stderr:
+    if done.returncode and "ServiceStart" in done.stderr:
         pytest.skip(f"wandb {wandb.__version__} cannot start its service here")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("logging offline; upload later with: wandb sync") == 1

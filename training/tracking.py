@@ -71,7 +71,7 @@ class WandbTracker:
         self._run.log({name: self._image(str(path))}, step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def _has_key() -> bool:
