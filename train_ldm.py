@@ -73,7 +73,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def train(args: argparse.Namespace) -> int:
     """Encode the data with stage 1, build stage 2 from the arguments and train it to its last epoch."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import torch
 
@@ -81,6 +81,7 @@ def train(args: argparse.Namespace) -> int:
     from ldm.diffusion import build_unet
     from ldm.latents import LatentNormaliser, cached_latents, pad_to_multiple
     from ldm.ldm_trainer import LDMOptions, LDMTask
+    from spectrograms.splits import FILE_NAME as SPLITS_FILE
     from training.checkpoint import digest, state_digest
     from training.loop import TrainingLoop
     from training.order import EpochOrder
@@ -90,13 +91,18 @@ def train(args: argparse.Namespace) -> int:
     accelerator = make_accelerator(args.device, args.mixed_precision)
     vqgan, stage1 = load_vqgan(args.vqgan_path)
     contract = DataContract.from_dict(stage1["contract"])
+    # Stage 1's own parts where they are not beside the data: its validation images must not be trained on here.
+    split = split_options(args)
+    of_stage1 = args.vqgan_path.parent / SPLITS_FILE
+    if args.splits is None and not args.resplit and of_stage1.is_file():
+        split = replace(split, path=of_stage1)
     data = open_data(
         args.data_dir,
         image_size=contract.image_size,
         channels=contract.channels,
         colormap=contract.colormap,
         multiple_of=vqgan.factor,
-        split=split_options(args),
+        split=split,
         class_level=args.class_level,
         skip_unreadable=args.skip_unreadable,
         output_dir=args.output_dir,

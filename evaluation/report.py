@@ -189,7 +189,8 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         _table(["training images", "accuracy %", "macro F1 %", f"points over {BASELINE}"], gain_rows(results["gain"])),
         "<h2>Are the labels right?</h2>",
         f"<p>A classifier trained on real images alone gives {100 * agreement['synthetic']:.1f}% of the synthetic "
-        f"images the label they were drawn for, and {100 * agreement['held_out']:.1f}% of held-out real images theirs.</p>",
+        f"images the label they were drawn for, and {100 * agreement['held_out']:.1f}% of held-out real images "
+        "theirs.</p>",
         _table(["class", "synthetic %", "held-out real %"], per_class),
         _confusion_figure(figures["matrices"], contract.classes),
         "<h2>Are they new?</h2>",
