@@ -330,6 +330,64 @@ def test_unreadable_files_stop_the_run_unless_they_may_be_skipped(tmp_path):
     ]
 
 
+def test_a_file_that_breaks_after_the_division_can_be_skipped_or_mended(tmp_path):
+    write_classes(tmp_path, Image.fromarray(GREY).save, number=30)
+    parts = open_folder(tmp_path, split=SplitOptions()).train.paths
+    (tmp_path / parts[1]).write_bytes(b"")
+    skipping = open_folder(tmp_path, split=SplitOptions(), skip_unreadable=True)
+    assert skipping.train.paths == [path for path in parts if path != parts[1]]
+    Image.fromarray(GREY).save(tmp_path / parts[1])
+    assert open_folder(tmp_path, split=SplitOptions()).train.paths == parts
+
+
+def test_a_class_and_a_set_without_any_readable_image(tmp_path):
+    write_classes(tmp_path, Image.fromarray(GREY).save)
+    for path in (tmp_path / "b").iterdir():
+        path.write_bytes(b"")
+    data = open_folder(tmp_path, skip_unreadable=True)
+    assert data.contract.classes == ("a",)
+    assert "classes without a readable image: b" in data.notes
+    for path in (tmp_path / "a").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of its 8 images can be read"):
+        open_folder(tmp_path, skip_unreadable=True)
+
+
+def test_decibels_among_pictures_are_named_and_not_read_as_black(tmp_path):
+    write_classes(tmp_path, Image.fromarray(GREY).save, number=20)
+    np.save(tmp_path / "b" / "99.npy", RNG.uniform(-40, 0, (12, 20)).astype(np.float32))
+    with pytest.raises(UserError, match=r"99\.npy: holds float values where the data set has pictures"):
+        open_folder(tmp_path)
+
+
+def test_images_of_several_sizes_are_resized_and_told(tmp_path):
+    write_classes(tmp_path, Image.fromarray(GREY).save)
+    Image.fromarray(np.repeat(GREY, 2, axis=0)).save(tmp_path / "a" / "1.png")
+    data = open_folder(tmp_path)
+    assert data.train[1][0].shape == (1, 12, 20)
+    assert any("1 of 8 images looked at have other sizes than 12x20" in note for note in data.notes)
+
+
+def test_one_image_of_one_class_is_trained_on_and_the_empty_parts_are_told(tmp_path):
+    write_classes(tmp_path, Image.fromarray(GREY).save, ("only",), number=1)
+    data = open_folder(tmp_path, split=SplitOptions())
+    assert [len(part) for part in (data.train, data.val, data.test)] == [1, 0, 0]
+    for part in ("val", "test"):
+        assert any(f"the {part} part has no image of 1 classes, only (1 group)" in note for note in data.notes)
+
+
+def test_notes_are_printable_lines_whatever_the_names(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/\xff\n\x1b[31m"
+    os.mkdir(folder)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(GREY).save(tmp_path / "a" / "1.png")
+    notes = open_folder(tmp_path).notes
+    assert "class folders without images: \\udcff\\n\\x1b[31m" in notes
+    for note in notes:
+        assert note.isprintable()
+        note.encode("utf-8")
+
+
 def test_items_are_padded_images_from_minus_one_to_one_and_labels(tmp_path):
     write_classes(tmp_path, Image.fromarray(GREY).save)
     data = open_folder(tmp_path, multiple_of=8)

@@ -79,9 +79,7 @@ def test_arrays_keep_their_unit_in_memory_of_their_own(tmp_path, dtype):
     assert mode == "npy"
     assert array.dtype == np.float32
     assert np.array_equal(array, stored)
-    # A view of the file would change with it, and end the process where the file is cut short.
-    (tmp_path / "x.npy").write_bytes(b"")
-    assert np.array_equal(array, stored)
+    assert array.flags.owndata, "a view of the file would end the process where the file is cut short"
 
 
 def test_transparency_and_orientation_change_nothing(tmp_path):

@@ -203,6 +203,46 @@ def test_an_image_in_two_parts_is_refused(tmp_path):
         find_splits(listing, SplitOptions(), None)
 
 
+@pytest.mark.parametrize("name", ["../outside.png", "/etc/hostname", "a/../../outside.png"])
+def test_a_division_cannot_name_files_outside_the_data(tmp_path, name):
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "outside.png").write_bytes(b"x")
+    listing = files(data, {"a": numbered("x", range(2))})
+    parts = {"train": [*listing.paths, name], "val": [], "test": []}
+    (data / FILE_NAME).write_text(json.dumps({"format_version": 1, "options": {}, "parts": parts}))
+    with pytest.raises(UserError, match="0 new, 1 missing"):
+        find_splits(listing, SplitOptions(), None)
+
+
+def test_a_new_division_beside_the_data_replaces_an_older_one_of_the_run(tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    listing = files(data, {"a": numbered("x", range(30))})
+    data.chmod(0o555)
+    try:
+        find_splits(listing, SplitOptions(seed=1), run)
+    finally:
+        data.chmod(0o755)
+    anew = find_splits(listing, SplitOptions(seed=2, resplit=True), run)
+    assert anew.source == data / FILE_NAME
+    assert find_splits(listing, SplitOptions(), run).parts == anew.parts
+
+
+def test_a_disk_that_takes_nothing_is_told_and_leaves_no_half_file(tmp_path, monkeypatch):
+    listing = files(tmp_path, {"a": numbered("x", range(10))})
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("spectrograms.splits.os.replace", full)
+    splits = find_splits(listing, SplitOptions(), tmp_path / "run")
+    assert splits.source is None
+    assert any("could not be saved" in note for note in splits.notes)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "run"]
+    assert not list((tmp_path / "run").iterdir())
+
+
 def test_numbers_in_names_count_as_numbers():
     assert sorted(["w10", "w9", "w²", "w1"], key=natural_key) == ["w1", "w9", "w10", "w²"]
 
