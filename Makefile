@@ -22,14 +22,15 @@ test: $(VENV)/.ready
 demo: $(VENV)/.ready
 	$(PY) simulate.py --output_dir $(DEMO)/data --samples_per_class 80 --image_size 64
 	$(PY) train_vqvae.py --data_dir $(DEMO)/data --output_dir $(DEMO)/vqgan --image_size 64 --in_channels 1 \
-	    --block_out_channels 32 64 64 --layers_per_block 1 --batch_size 16 --epochs 6 --lr 4e-4 --disc_lr 2e-4 \
+	    --block_out_channels 32 64 64 --layers_per_block 1 --batch_size 16 --epochs 9 --lr 4e-4 --disc_lr 2e-4 \
 	    --perceptual_loss_weight 0 --spectral_loss_weight 0.05 --disc_channels 16 --disc_layers 2 --disc_start 0.5 \
-	    --test_fraction 0.2 --validation_epochs 2 --save_epochs 2
-	$(PY) train_ldm.py --data_dir $(DEMO)/data --vqgan_path $(DEMO)/vqgan/vqgan_epoch_6.pt \
+	    --test_fraction 0.2 --validation_epochs 3 --save_epochs 3
+	$(PY) train_ldm.py --data_dir $(DEMO)/data --vqgan_path $(DEMO)/vqgan/vqgan_epoch_9.pt \
 	    --output_dir $(DEMO)/ldm --unet_channels 64 128 128 --unet_layers_per_block 1 --attention_levels 1 \
-	    --batch_size 32 --epochs 40 --lr 5e-4 --validation_epochs 10 --save_epochs 10
-	$(PY) sample.py --ldm_path $(DEMO)/ldm/ldm_epoch_40.pt --output_dir $(DEMO)/augmented --samples_per_class 60
-	$(PY) evaluate.py --data_dir $(DEMO)/data --synthetic $(DEMO)/augmented --output_dir $(DEMO)/report
+	    --batch_size 32 --epochs 30 --lr 5e-4 --validation_epochs 10 --save_epochs 10
+	$(PY) sample.py --ldm_path $(DEMO)/ldm/ldm_epoch_30.pt --output_dir $(DEMO)/augmented --samples_per_class 40
+	$(PY) evaluate.py --data_dir $(DEMO)/data --synthetic $(DEMO)/augmented --output_dir $(DEMO)/report \
+	    --steps 150 --seeds 3
 	@echo "Look at $(DEMO)/report/grid.png and open $(DEMO)/report/report.html in a browser."
 
 clean:
