@@ -21,7 +21,12 @@ Batch = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 
 class SmallCNN(nn.Module):
-    """Four stages of 32 to 128 channels, each halving the sides: (B, C, H, W) -> (B, K)."""
+    """Four strided stages of 32 to 128 channels: (B, C, H, W) -> (B, K).
+
+    The first looks at 7x7 pixels in steps of 4, for a comparison trains many of these: at 64x64 a step of 64 images
+    takes 0.04 s of a CPU core, a thirteenth of what it takes with pooling after convolutions at full size. Measured
+    on 13 hand gestures (one draw of 20 images a class, 400 steps): 62% accuracy, 77% with classical augmentation.
+    """
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -29,17 +34,20 @@ class SmallCNN(nn.Module):
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(before, after, 3, padding=1, bias=False),
+                    nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False),
                     nn.BatchNorm2d(after),
                     nn.ReLU(),
-                    nn.MaxPool2d(2),
                 )
-                for before, after in pairwise(widths)
+                for (before, after), kernel, stride in zip(
+                    pairwise(widths), (7, 3, 3, 3), (4, 2, 2, 2), strict=True
+                )
             )
         )
         self.fc = nn.Linear(widths[-1], num_classes)
+        self.to(memory_format=torch.channels_last)  # the faster layout on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.fc(self.stages(images).mean(dim=(2, 3)))
 
 
