@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from dataset import DataContract
 from evaluation import report
 from evaluation.classifier import confusion, features, predict
 from evaluation.fidelity import fidelity, spectra_difference_db
-from evaluation.gain import Judge, compare_arms, headline
+from evaluation.gain import BASELINE, Judge, compare_arms, headline
 from evaluation.images import ImageSet
 from evaluation.novelty import novelty
 from training.checkpoint import save_json
@@ -53,7 +54,7 @@ def assess(
         "setting": (
             f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
             f"{classes} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier {judge.network}, "
-            f"{judge.steps} steps of {judge.batch_size} images, {len(seeds)} seeds."
+            f"{judge.steps} steps of {judge.batch_size} images, {len(seeds)} seeds. {_test_noise(table, len(held_out))}"
         ),
         "classes": list(contract.classes),
         "gain": table,
@@ -68,7 +69,7 @@ def assess(
         "fidelity": fidelity(*seen),
         "spectra_db": {name: [part.tolist() for part in pair] for name, pair in spectra.items()},
     }
-    save_json(results, folder / "report.json")
+    save_json(_plain(results), folder / "report.json")
     report.grid(real, synthetic, contract, folder / "grid.png")
     report.closest_pairs(synthetic, real, near_synthetic, contract, folder / "closest.png")
     figures = {
@@ -84,6 +85,26 @@ def _right(matrix: Any) -> float:
     return float(matrix.diagonal().sum() / matrix.sum())
 
 
-def _per_class(matrix: Any) -> list[float]:
-    """Share labelled right; nan for a class without images would break the page, and is 0."""
-    return (matrix.diagonal() / matrix.sum(1).clamp(min=1)).tolist()
+def _per_class(matrix: Any) -> list[float | None]:
+    """Share labelled right; None for a class without images."""
+    pairs = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
+    return [right / total if total else None for right, total in pairs]
+
+
+def _test_noise(table: dict[str, dict], held_out: int) -> str:
+    """What the intervals leave out: other held-out images would have given other accuracies (binomial, 95%)."""
+    accuracy = table[BASELINE]["accuracy"]
+    points = 100 * 1.96 * math.sqrt(accuracy * (1 - accuracy) / held_out)
+    return (
+        "Intervals cover the chance of training alone; another choice of that many held-out images would move every "
+        f"accuracy by up to about {points:.1f} points."
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no nan; what could not be computed is null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

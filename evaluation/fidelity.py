@@ -15,7 +15,12 @@ SUBSET_SIZE = 100
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
-    """Frechet distance between the Gaussians fitted to two sets of features (Heusel et al. 2017). (N, F), (M, F)."""
+    """Frechet distance between the Gaussians fitted to two sets of features (Heusel et al. 2017). (N, F), (M, F).
+
+    nan where a set has under two images, and so no covariance.
+    """
+    if min(len(one), len(other)) < 2:
+        return float("nan")
     a, b = one.double().numpy(), other.double().numpy()
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     # tr sqrt(AB) = sum of the roots of AB's eigenvalues, which are those of a product of positive matrices: real
@@ -29,9 +34,13 @@ def kernel_distance(one: Tensor, other: Tensor, seed: int = 0) -> tuple[float, f
     """Unbiased squared maximum mean discrepancy with the kernel (x.y / F + 1)^3 (Binkowski et al. 2018).
 
     Mean and standard deviation over random subsets; near zero, and at times below it, for sets of one distribution.
+    A subset holds at most half of the images: the whole set drawn again and again would have no deviation at all.
+    Both are nan where there are under four images to halve.
     """
     generator = torch.Generator().manual_seed(seed)
-    size = min(SUBSET_SIZE, len(one), len(other))
+    size = min(SUBSET_SIZE, min(len(one), len(other)) // 2)
+    if size < 2:
+        return float("nan"), float("nan")
     values = []
     for _ in range(SUBSETS):
         x = one[torch.randperm(len(one), generator=generator)[:size]].double()
