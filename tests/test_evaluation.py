@@ -1,0 +1,310 @@
+"""The judge of synthetic images: figures against theory, bad generators caught, a report that tells what it found."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tiny import make_images
+
+import evaluate
+from errors import UserError
+from evaluation.classical import classical
+from evaluation.classifier import (
+    accuracy_and_f1,
+    batches_of,
+    build_classifier,
+    confusion,
+    predict,
+    train_classifier,
+)
+from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, spectra_difference_db
+from evaluation.gain import ARMS, BASELINE, Judge, compare_arms, headline, mean_and_interval
+from evaluation.images import ImageSet
+from evaluation.novelty import novelty
+from evaluation.report import gain_rows
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+
+
+def image_set(number: int, seed: int, classes: int = 2, side: int = 16) -> ImageSet:
+    """Noise with one bright row whose place is the class, in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(number) % classes
+    images = 0.3 * torch.randn(number, 1, side, side, generator=generator) - 0.6
+    for index, label in enumerate(labels):
+        images[index, :, 3 + 6 * int(label)] += 1.4
+    return ImageSet(images.clamp(-1, 1), labels, [Path(f"{index}.png") for index in range(number)])
+
+
+def normal(number: int, features: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return mean + scale * torch.randn(number, features, generator=generator)
+
+
+def test_frechet_distance_of_gaussians_is_the_closed_form():
+    # |m|^2 + sum (s1 - s2)^2 for covariances with the same axes: 4 * 0.5^2 + 4 * (2 - 1)^2
+    one, other = normal(40_000, 4, 0), normal(40_000, 4, 1, mean=0.5, scale=2.0)
+    assert frechet_distance(one, other) == pytest.approx(5.0, rel=0.03)
+    assert frechet_distance(one, one) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_frechet_distance_matches_the_matrix_root_for_tilted_covariances():
+    from scipy.linalg import sqrtm
+
+    generator = torch.Generator().manual_seed(0)
+    one = normal(300, 5, 0) @ torch.randn(5, 5, generator=generator)
+    other = normal(300, 5, 1, mean=0.3) @ torch.randn(5, 5, generator=generator)
+    a, b = np.cov(one.double().numpy().T), np.cov(other.double().numpy().T)
+    means = ((one.double().mean(0) - other.double().mean(0)) ** 2).sum().item()
+    assert frechet_distance(one, other) == pytest.approx(
+        means + np.trace(a + b - 2 * sqrtm(a @ b).real), rel=1e-5
+    )
+
+
+def test_kernel_distance_is_unbiased_at_few_images_and_sees_a_shift():
+    # At 20 images the biased estimate is far above zero; the mean of the unbiased one over many draws is not.
+    draws = [kernel_distance(normal(20, 8, 2 * n), normal(20, 8, 2 * n + 1))[0] for n in range(60)]
+    assert abs(np.mean(draws)) < 3 * stats.sem(draws)
+    value, deviation = kernel_distance(normal(200, 8, 0), normal(200, 8, 1, mean=1.0))
+    assert value > 5 * deviation > 0
+
+
+def test_kernel_distance_of_a_small_set_still_has_a_deviation():
+    assert kernel_distance(normal(12, 8, 0), normal(12, 8, 1))[1] > 0
+    assert math.isnan(kernel_distance(normal(3, 8, 0), normal(3, 8, 1))[0])
+
+
+def test_interval_is_students():
+    values = [0.61, 0.64, 0.70, 0.58]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    mean, half = mean_and_interval(values)
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert math.isnan(mean_and_interval([0.5])[1])
+
+
+def test_accuracy_and_f1_by_hand():
+    matrix = confusion(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1]), 3)
+    assert matrix.tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
+    accuracy, f1 = accuracy_and_f1(matrix)
+    assert accuracy == 0.75
+    assert f1 == pytest.approx((0.8 + 2 / 3) / 2)  # the class that does not occur does not count
+
+
+def test_copies_are_caught_and_new_images_are_not():
+    training, held_out = image_set(60, 0), image_set(60, 1)
+    copies = ImageSet((training.images + 1e-3).clamp(-1, 1), training.labels, training.paths)
+    assert novelty(copies, training, held_out)[0]["copied_share"] == 1.0
+    found, near, _ = novelty(image_set(60, 2), training, held_out)
+    assert found["copies"] == 0
+    assert found["nearer_than_held_out"] < 0.1
+    # On the value scale [0, 1]: the distance to the nearest by hand.
+    by_hand = ((image_set(60, 2).images[0] - training.images) / 2).square().mean(dim=(1, 2, 3)).sqrt()
+    assert near.distance[0].item() == pytest.approx(by_hand.min().item(), rel=1e-4)
+    assert near.index[0] == by_hand.argmin()
+
+
+def test_repeated_training_images_with_near_doubles_are_told_by_held_out_distances():
+    # Every training image has a double, so no copy is three times nearer to one than to the next.
+    single = image_set(30, 0)
+    doubled = ImageSet(
+        torch.cat([single.images, single.images + 1e-3]), single.labels.repeat(2), single.paths * 2
+    )
+    found, _, _ = novelty(single, doubled, image_set(30, 1))
+    assert found["nearer_than_held_out"] == 1.0
+
+
+def trained_on(data: ImageSet, steps: int = 25) -> torch.nn.Module:
+    return train_classifier("small", 2, batches_of(data, None, 2, 16, None), steps, 0, CPU, lambda: None)
+
+
+def test_shuffled_labels_are_caught_by_agreement():
+    model, other = trained_on(image_set(40, 0)), image_set(40, 1)
+    predicted = predict(model, other.images, CPU)
+    assert (predicted == other.labels).float().mean() > 0.9
+    assert (predicted == other.labels.roll(1)).float().mean() < 0.1
+
+
+def test_noise_is_far_from_real_features_and_held_out_images_are_near():
+    from evaluation.classifier import features
+
+    real, held_out = image_set(60, 0), image_set(60, 1)
+    model = trained_on(real)
+    noise = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    figures = fidelity(*(features(model, images, CPU) for images in (real.images, held_out.images, noise)))
+    assert figures["frechet"] > 3 * figures["frechet_floor"]
+    assert figures["kernel"] > figures["kernel_floor"] + 3 * figures["kernel_floor_sd"]
+
+
+def test_blur_lacks_high_frequencies_by_its_own_transfer_function():
+    images = normal(200, 32 * 32, 0).view(200, 1, 32, 32)
+    blurred = (images + images.roll(1, -1)) / 2  # |H|^2 = cos^2(pi f)
+    rows, columns = spectra_difference_db(blurred, images)
+    # The window takes in neighbouring frequencies: a quarter of the sampling rate is -3 dB to a tenth or two.
+    assert rows[8] == pytest.approx(20 * math.log10(math.cos(math.pi / 4)), abs=0.3)
+    assert rows[-2] < -15
+    assert columns[2:].max() < -2.5  # halved at every vertical frequency alike
+    assert np.ptp(columns[2:]) < 0.7
+
+
+def test_mixed_batches_are_half_synthetic():
+    real, synthetic = image_set(10, 0), image_set(500, 1)
+    synthetic.images[:] = 1.0
+    images, targets = batches_of(real, synthetic, 2, 64, None)(torch.Generator().manual_seed(0))
+    assert len(images) == len(targets) == 64
+    assert (images.flatten(1) == 1).all(1).sum() == 32
+
+
+def test_classical_augmentation_keeps_form_range_and_probabilities():
+    images, targets = image_set(16, 0).images, torch.eye(2).repeat(8, 1)
+    changed, mixed = classical(images, targets, torch.Generator().manual_seed(0))
+    assert changed.shape == images.shape
+    assert changed.min() >= -1 and changed.max() <= 1
+    assert torch.allclose(mixed.sum(1), torch.ones(16))
+    assert not torch.equal(changed, images)
+    again, _ = classical(images, targets, torch.Generator().manual_seed(0))
+    assert torch.equal(changed, again)
+
+
+def test_every_arm_is_paired_with_the_baseline():
+    judge = Judge("small", 3, 8, CPU)
+    table, _, matrices = compare_arms(image_set(8, 0), image_set(8, 1), image_set(8, 2), 2, judge, [0, 1])
+    assert set(table) == set(ARMS) == set(matrices)
+    baseline = table[BASELINE]["accuracies"]
+    for row in table.values():
+        mean, half = mean_and_interval([a - b for a, b in zip(row["accuracies"], baseline, strict=True)])
+        assert (row["difference_to_baseline"], row["difference_half_interval"]) == pytest.approx((mean, half))
+    assert all(int(matrix.sum()) == 16 for matrix in matrices.values())
+
+
+@pytest.mark.parametrize(
+    ("points", "half", "words"),
+    [(5, 2, "help"), (-5, 2, "harm"), (1, 2, "No effect"), (1, math.nan, "one seed")],
+)
+def test_headline_says_what_the_interval_allows(points, half, words):
+    row = {"difference_to_baseline": points / 100, "difference_half_interval": half / 100}
+    sentence = headline({BASELINE: {"accuracy": 0.7}, "real + synthetic + classical": row})
+    assert words in sentence
+    assert f"{points:+.1f} points" in sentence
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18"])
+def test_classifiers_take_one_channel(name):
+    model = build_classifier(name, 1, 3).eval()
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+
+
+def test_unknown_classifier_is_a_users_mistake():
+    with pytest.raises(UserError, match="--classifier nonsense"):
+        build_classifier("nonsense", 1, 3)
+
+
+def run(*flags: object) -> int:
+    fixed = ["--image_size", "16", "--steps", "5", "--batch_size", "8", "--seeds", "2", "--device", "cpu"]
+    return evaluate.evaluate(evaluate.parse([*(str(flag) for flag in flags), *fixed]))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluation")
+    make_images(root / "real", 6), make_images(root / "held", 4), make_images(root / "synthetic", 5)
+    for name in ("real", "held", "synthetic"):
+        (root / name / "walk").rename(root / name / "<b>$x_$")
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(folders):
+    flags = (
+        "--real_train",
+        folders / "real",
+        "--real_test",
+        folders / "held",
+        "--synthetic",
+        folders / "synthetic",
+    )
+    assert run(*flags, "--output_dir", folders / "report") == 0
+    return folders / "report"
+
+
+def test_report_is_one_page_without_network_and_with_names_escaped(report):
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "<b>$x_$" not in page
+    assert "&lt;b&gt;$x_$" in page
+    assert page.count("data:image/png;base64,") >= 5
+    assert "http" not in page.replace("http-equiv", "")
+    assert (report / "grid.png").is_file()
+
+
+def test_report_json_is_plain_and_holds_what_the_table_shows(report):
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    results = json.loads((report / "report.json").read_text(), parse_constant=refuse)
+    assert set(results["gain"]) == set(ARMS)
+    assert len(results["gain"][BASELINE]["accuracies"]) == 2
+    assert results["fidelity"]["images"] == 8
+    rows = {name: row for name, *row in gain_rows({BASELINE: results["gain"][BASELINE]})}
+    assert rows[BASELINE][0].startswith(f"{100 * results['gain'][BASELINE]['accuracy']:.1f}")
+
+
+def test_one_data_set_is_judged_by_its_saved_parts(tmp_path):
+    make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4)
+    flags = ("--data_dir", tmp_path / "data", "--synthetic", tmp_path / "synthetic")
+    assert (
+        run(*flags, "--val_fraction", 0.25, "--test_fraction", 0.25, "--output_dir", tmp_path / "report") == 0
+    )
+    parts = json.loads((tmp_path / "data" / "splits.json").read_text())["parts"]
+    setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
+    assert (
+        f"{len(parts['train']) + len(parts['val'])} real training, {len(parts['test'])} held-out" in setting
+    )
+
+
+def test_a_foreign_class_and_an_empty_folder_are_named(folders, tmp_path):
+    make_images(tmp_path / "other", 2)
+    (tmp_path / "other" / "walk").rename(tmp_path / "other" / "swim")
+    flags = (
+        "--real_train",
+        folders / "real",
+        "--real_test",
+        folders / "held",
+        "--output_dir",
+        tmp_path / "report",
+    )
+    with pytest.raises(UserError, match="swim"):
+        run(*flags, "--synthetic", tmp_path / "other")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no images"):
+        run(*flags, "--synthetic", tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "flags", ["", "--real_train .", "--data_dir . --real_train . --real_test .", "--data_dir . --steps 0"]
+)
+def test_impossible_command_lines_end_with_code_2_and_one_line(flags, capsys):
+    with pytest.raises(SystemExit) as left:
+        evaluate.parse([*flags.split(), "--synthetic", "."])
+    assert left.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_help_answers_before_torch_is_imported():
+    code = (
+        "import sys, evaluate\ntry:\n    evaluate.parse(['--help'])\n"
+        "except SystemExit:\n    assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--synthetic" in done.stdout
