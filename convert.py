@@ -216,7 +216,6 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
 
     from radar.conversion import Converter
-    from radar.overview import draw_overview
     from radar.sources import find_recordings
 
     sources = find_recordings(args.input, label=args.label, class_from=args.class_from, exclude=args.output_dir)
@@ -226,6 +225,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"left out: {' '.join(line.split())}")
     for note in summary.notes:
         print(f"note: {note}")
+
+    from radar.overview import draw_overview  # matplotlib is slow to load: not before there is something to draw
+
     overview = draw_overview(args.output_dir, converter.classes, converter.metadata)
     print(
         f"{args.output_dir}: {summary.written} images written, {summary.kept} already there, of "
