@@ -17,7 +17,13 @@ from training.arguments import (
     run_script,
     weight,
 )
-from training.data_arguments import add_split_arguments, augmentation, check_data_arguments, split_options
+from training.data_arguments import (
+    add_augmentation_arguments,
+    add_split_arguments,
+    augmentation,
+    check_data_arguments,
+    split_options,
+)
 from training.setup import (
     MAY_CHANGE,
     add_run_arguments,
@@ -40,6 +46,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_run_arguments(parser, "ldm_model_output", "micro-doppler-ldm")
     add_split_arguments(parser)
+    add_augmentation_arguments(parser)
     group = parser.add_argument_group("model")
     group.add_argument(
         "--unet_channels", type=positive_int, nargs="+", default=[128, 256, 384], help="width of each level of the UNet"

@@ -17,7 +17,13 @@ from training.arguments import (
     run_script,
     weight,
 )
-from training.data_arguments import add_data_arguments, augmentation, check_data_arguments, split_options
+from training.data_arguments import (
+    add_augmentation_arguments,
+    add_data_arguments,
+    augmentation,
+    check_data_arguments,
+    split_options,
+)
 from training.setup import (
     MAY_CHANGE,
     add_run_arguments,
@@ -36,6 +42,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data_dir", type=existing_dir, required=True, help="folder of class folders of images")
     add_run_arguments(parser, "vqgan_model_output", "micro-doppler-vqgan")
     add_data_arguments(parser)
+    add_augmentation_arguments(parser)
     group = parser.add_argument_group("model")
     group.add_argument(
         "--in_channels", type=int, choices=(1, 3), default=None, help="image channels (default: 3; 1 with --colormap)"

@@ -38,9 +38,7 @@ class SmallCNN(nn.Module):
                     nn.BatchNorm2d(after),
                     nn.ReLU(),
                 )
-                for (before, after), kernel, stride in zip(
-                    pairwise(widths), (7, 3, 3, 3), (4, 2, 2, 2), strict=True
-                )
+                for (before, after), kernel, stride in zip(pairwise(widths), (7, 3, 3, 3), (4, 2, 2, 2), strict=True)
             )
         )
         self.fc = nn.Linear(widths[-1], num_classes)

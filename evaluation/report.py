@@ -21,7 +21,7 @@ from radar.colormap import apply_colormap
 from training import pictures
 from training.checkpoint import write_atomically
 
-SHOWN_PER_CLASS = 6
+SHOWN_PER_CLASS = 5
 PICTURE_MAP = "jet"  # scalar maps are shown in the colours radar engineers read
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
@@ -41,26 +41,18 @@ def as_picture(image: Tensor, contract: DataContract) -> Image.Image:
 
 
 def grid(real: ImageSet, synthetic: ImageSet, contract: DataContract, path: Path) -> None:
-    """Write a sheet: every class's real images, then its synthetic ones."""
+    """Write a sheet: a row per class, real images on the left, synthetic ones on the right."""
     rows = []
     for label, name in enumerate(contract.classes):
-        for what, images in (("real", real), ("synthetic", synthetic)):
+        shown = []
+        for images in (real, synthetic):
             chosen = images.images[images.labels == label]
             step = max(1, len(chosen) // SHOWN_PER_CLASS)
-            if len(chosen):
-                shown = [as_picture(image, contract) for image in chosen[::step][:SHOWN_PER_CLASS]]
-                rows.append((f"{name}: {what}", shown))
-    half = (len(rows) // 2 + 1) // 2 * 2  # two columns of classes keep the picture on one screen
-    left, right = rows[:half], rows[half:]
-    width = SHOWN_PER_CLASS
-    merged = []
-    for number, (label, images) in enumerate(left):
-        if number < len(right):
-            pad = [Image.new("RGB", images[0].size, "white")] * (width - len(images))
-            merged.append((f"{label}      |      {right[number][0]}", images + pad + right[number][1]))
-        else:
-            merged.append((label, images))
-    pictures.sheet(merged, path)
+            spread = [as_picture(image, contract) for image in chosen[::step][:SHOWN_PER_CLASS]]
+            blank = Image.new("RGB", (real.images.shape[-1], real.images.shape[-2]), "white")
+            shown.append(spread + [blank] * (SHOWN_PER_CLASS - len(spread)))
+        rows.append((f"{name}: {SHOWN_PER_CLASS} real, then {SHOWN_PER_CLASS} synthetic", shown[0] + shown[1]))
+    pictures.sheet(rows, path)
 
 
 def closest_pairs(synthetic: ImageSet, training: ImageSet, near: Any, contract: DataContract, path: Path) -> None:

@@ -91,9 +91,7 @@ def test_transparency_and_orientation_change_nothing(tmp_path):
     assert read_image(tmp_path / "turned.jpg")[0].shape == GREY.shape
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("jpeg.png", encoded(GREY, "JPEG")), ("png.jpg", encoded(GREY, "PNG"))]
-)
+@pytest.mark.parametrize(("name", "content"), [("jpeg.png", encoded(GREY, "JPEG")), ("png.jpg", encoded(GREY, "PNG"))])
 def test_a_picture_with_another_pictures_ending_is_read_by_its_content(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with Image.open(io.BytesIO(content)) as image:

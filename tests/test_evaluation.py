@@ -66,9 +66,7 @@ def test_frechet_distance_matches_the_matrix_root_for_tilted_covariances():
     other = normal(300, 5, 1, mean=0.3) @ torch.randn(5, 5, generator=generator)
     a, b = np.cov(one.double().numpy().T), np.cov(other.double().numpy().T)
     means = ((one.double().mean(0) - other.double().mean(0)) ** 2).sum().item()
-    assert frechet_distance(one, other) == pytest.approx(
-        means + np.trace(a + b - 2 * sqrtm(a @ b).real), rel=1e-5
-    )
+    assert frechet_distance(one, other) == pytest.approx(means + np.trace(a + b - 2 * sqrtm(a @ b).real), rel=1e-5)
 
 
 def test_kernel_distance_is_unbiased_at_few_images_and_sees_a_shift():
@@ -116,9 +114,7 @@ def test_copies_are_caught_and_new_images_are_not():
 def test_repeated_training_images_with_near_doubles_are_told_by_held_out_distances():
     # Every training image has a double, so no copy is three times nearer to one than to the next.
     single = image_set(30, 0)
-    doubled = ImageSet(
-        torch.cat([single.images, single.images + 1e-3]), single.labels.repeat(2), single.paths * 2
-    )
+    doubled = ImageSet(torch.cat([single.images, single.images + 1e-3]), single.labels.repeat(2), single.paths * 2)
     found, _, _ = novelty(single, doubled, image_set(30, 1))
     assert found["nearer_than_held_out"] == 1.0
 
@@ -260,14 +256,10 @@ def test_report_json_is_plain_and_holds_what_the_table_shows(report):
 def test_one_data_set_is_judged_by_its_saved_parts(tmp_path):
     make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4)
     flags = ("--data_dir", tmp_path / "data", "--synthetic", tmp_path / "synthetic")
-    assert (
-        run(*flags, "--val_fraction", 0.25, "--test_fraction", 0.25, "--output_dir", tmp_path / "report") == 0
-    )
+    assert run(*flags, "--val_fraction", 0.25, "--test_fraction", 0.25, "--output_dir", tmp_path / "report") == 0
     parts = json.loads((tmp_path / "data" / "splits.json").read_text())["parts"]
     setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
-    assert (
-        f"{len(parts['train']) + len(parts['val'])} real training, {len(parts['test'])} held-out" in setting
-    )
+    assert f"{len(parts['train']) + len(parts['val'])} real training, {len(parts['test'])} held-out" in setting
 
 
 def test_a_foreign_class_and_an_empty_folder_are_named(folders, tmp_path):
@@ -303,8 +295,6 @@ def test_help_answers_before_torch_is_imported():
         "import sys, evaluate\ntry:\n    evaluate.parse(['--help'])\n"
         "except SystemExit:\n    assert 'torch' not in sys.modules"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--synthetic" in done.stdout

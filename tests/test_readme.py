@@ -31,16 +31,12 @@ def code_blocks(text: str) -> list[str]:
 
 def commands(text: str) -> list[list[str]]:
     """The words of every command in a text, one per line."""
-    return [
-        shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines() if line.strip()
-    ]
+    return [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def script_commands(readme: str) -> list[list[str]]:
     """Every ``python SCRIPT.py ...`` in the code blocks, from the script's name on."""
-    found = [
-        words for block in code_blocks(text_of(readme)) if "python" in block for words in commands(block)
-    ]
+    found = [words for block in code_blocks(text_of(readme)) if "python" in block for words in commands(block)]
     return [words[1:] for words in found if words[0] == "python" and words[1].endswith(".py")]
 
 
@@ -112,9 +108,7 @@ def test_tables_list_exactly_the_flags_with_their_defaults_and_choices(script, r
     assert set(rows) == set(flags)
     for flag, action in flags.items():
         meaning, cell = rows[flag]
-        assert says_default(script, flag, action, cell), (
-            f"{flag}: {readme} says {cell}, it is {action.default}"
-        )
+        assert says_default(script, flag, action, cell), f"{flag}: {readme} says {cell}, it is {action.default}"
         missing = [choice for choice in action.choices or () if f"`{choice}`" not in meaning]
         assert not missing, f"{flag}: {readme} does not name {missing}"
 
@@ -149,9 +143,7 @@ def test_every_make_command_is_a_target(readme):
 
 @pytest.mark.parametrize("readme", READMES)
 def test_demo_without_make_runs_the_same_commands(readme):
-    recipe = re.search(
-        r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
-    )[1]
+    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1]
     recipe = recipe.replace("$(PY)", "python").replace("$(DEMO)", "demo")
     demo = [words[1:] for words in commands(recipe) if words[0] == "python"]
     assert len(demo) == 5

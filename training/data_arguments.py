@@ -27,7 +27,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of listing, splitting and augmenting a folder of class folders."""
+    """Add the flags of listing and splitting a folder of class folders."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--class_level", type=int, default=1, help="which folder names the class: 1 the first, -1 the file's own"
@@ -45,6 +45,11 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--run_gap", type=positive_int, default=None, help="files numbered without such a gap stay together"
     )
+
+
+def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of training augmentation."""
+    group = parser.add_argument_group("augmentation")
     group.add_argument(
         "--augment_time_shift", type=fraction, default=0.0, help="random shift in time, fraction of the width"
     )
