@@ -27,8 +27,8 @@ demo: $(VENV)/.ready
 	    --test_fraction 0.2 --validation_epochs 3 --save_epochs 3
 	$(PY) train_ldm.py --data_dir $(DEMO)/data --vqgan_path $(DEMO)/vqgan/vqgan_epoch_9.pt \
 	    --output_dir $(DEMO)/ldm --unet_channels 64 128 128 --unet_layers_per_block 1 --attention_levels 1 \
-	    --batch_size 32 --epochs 30 --lr 5e-4 --validation_epochs 10 --save_epochs 10
-	$(PY) sample.py --ldm_path $(DEMO)/ldm/ldm_epoch_30.pt --output_dir $(DEMO)/augmented --samples_per_class 40
+	    --batch_size 32 --epochs 24 --lr 5e-4 --validation_epochs 8 --save_epochs 8
+	$(PY) sample.py --ldm_path $(DEMO)/ldm/ldm_epoch_24.pt --output_dir $(DEMO)/augmented --samples_per_class 30
 	$(PY) evaluate.py --data_dir $(DEMO)/data --synthetic $(DEMO)/augmented --output_dir $(DEMO)/report \
 	    --steps 150 --seeds 3
 	@echo "Look at $(DEMO)/report/grid.png and open $(DEMO)/report/report.html in a browser."
