@@ -149,6 +149,7 @@ def open_data(
     output_dir: Path | None = None,
     augmentation: Augmentation | None = None,
     contract: DataContract | None = None,
+    save_split: bool = True,
 ) -> OpenedData:
     """List, check, divide and decode a folder of class folders.
 
@@ -164,6 +165,7 @@ def open_data(
         output_dir: where ``splits.json`` goes when ``data_dir`` cannot be written to.
         augmentation: of the training part.
         contract: of an earlier stage, which the data must fit.
+        save_split: remember a new division in ``splits.json``.
 
     Raises:
         UserError: no images, unreadable ones, or data that do not fit ``contract``.
@@ -186,7 +188,7 @@ def open_data(
             for part in parts.values():
                 part.load_all()
         # Only now: a user who is told of a damaged file, and removes it, has not divided anything yet.
-        if splits.source is None:
+        if splits.source is None and save_split:
             save_splits(splits, listing, split, output_dir)
         notes += splits.notes
         if splits.source:

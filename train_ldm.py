@@ -24,14 +24,7 @@ from training.data_arguments import (
     check_data_arguments,
     split_options,
 )
-from training.setup import (
-    MAY_CHANGE,
-    add_run_arguments,
-    loop_options,
-    make_accelerator,
-    make_tracker,
-    plain,
-)
+from training.setup import add_run_arguments, held_run_folder, make_accelerator, plain, run_task
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +39,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_run_arguments(parser, "ldm_model_output", "micro-doppler-ldm")
     add_split_arguments(parser)
-    add_augmentation_arguments(parser)
+    augmentations = add_augmentation_arguments(parser)
+    augmentations.add_argument(
+        "--augment_encodings", type=integer(2), default=8, help="per image: one as it is, the others changed"
+    )
     group = parser.add_argument_group("model")
     group.add_argument(
         "--unet_channels", type=positive_int, nargs="+", default=[128, 256, 384], help="width of each level of the UNet"
@@ -90,9 +86,7 @@ def train(args: argparse.Namespace) -> int:
     from ldm.ldm_trainer import LDMOptions, LDMTask
     from spectrograms.splits import FILE_NAME as SPLITS_FILE
     from training.checkpoint import digest, state_digest
-    from training.loop import TrainingLoop
-    from training.order import EpochOrder
-    from training.run_folder import RunFolder
+    from training.order import ChangedItems, EpochOrder, SeededItems
     from vqvae.utils import load_vqgan
 
     accelerator = make_accelerator(args.device, args.mixed_precision)
@@ -114,6 +108,7 @@ def train(args: argparse.Namespace) -> int:
         skip_unreadable=args.skip_unreadable,
         output_dir=args.output_dir,
         augmentation=augmentation(args),
+        save_split=not args.dry_run,
         contract=contract,
     )
     for note in data.notes:
@@ -128,24 +123,23 @@ def train(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(f"{len(data.train)} training, {len(data.val)} validation images of {len(contract.classes)} classes")
         return 0
-    folder = RunFolder(args.output_dir)
-    try:
-        if args.restart:
-            folder.clear()
-        folder.check_same_run(plain(args), MAY_CHANGE)
+    with held_run_folder(args) as folder:
         vqgan.to(accelerator.device)
         key = {"vqgan": vqgan_digest, "contract": contract.to_dict(), "images": data.fingerprint}
+        changed = []
         if changes := augmentation(args):
-            key |= {"augmentation": asdict(changes), "seed": args.seed}
-        torch.manual_seed(args.seed)  # of the augmentation, which is drawn while encoding
+            key |= {"augmentation": asdict(changes), "encodings": args.augment_encodings, "seed": args.seed}
+            items = SeededItems(data.train, args.seed)
+            changed = [ChangedItems(items, number, len(data.train)) for number in range(1, args.augment_encodings)]
         cached = cached_latents(
             folder.path / "latents.safetensors",
             key,
             vqgan,
-            data.train,
+            data.train.without_augmentation(),
             data.val,
             accelerator.device,
             args.num_workers,
+            changed,
         )
         normaliser = LatentNormaliser(**stage1["latent_statistics"])
         torch.manual_seed(args.seed)
@@ -180,15 +174,7 @@ def train(args: argparse.Namespace) -> int:
             f"parameters; {len(order)} steps an epoch, {task.total_steps} in all; device {accelerator.device}",
             flush=True,
         )
-        tracker = make_tracker(args)
-        loop = TrainingLoop(task, order, task.batches(order), folder, tracker, loop_options(args))
-        try:
-            loop.resume()
-            return loop.run()
-        finally:
-            tracker.close()
-    finally:
-        folder.close()
+        return run_task(task, order, task.batches(order), folder, args)
 
 
 if __name__ == "__main__":

@@ -24,14 +24,7 @@ from training.data_arguments import (
     check_data_arguments,
     split_options,
 )
-from training.setup import (
-    MAY_CHANGE,
-    add_run_arguments,
-    loop_options,
-    make_accelerator,
-    make_tracker,
-    plain,
-)
+from training.setup import add_run_arguments, held_run_folder, make_accelerator, plain, run_task
 
 LEAST_LPIPS_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}  # pixels; a smaller image is pooled to nothing
 
@@ -133,9 +126,7 @@ def train(args: argparse.Namespace) -> int:
     from dataset import open_data
     from training.checkpoint import digest
     from training.loader import calibration_images, fixed_loader, training_batches
-    from training.loop import TrainingLoop
     from training.order import EpochOrder
-    from training.run_folder import RunFolder
     from vqvae.custom_vqgan import CustomVQGAN
     from vqvae.discriminator import PatchDiscriminator
     from vqvae.losses import load_lpips
@@ -154,6 +145,7 @@ def train(args: argparse.Namespace) -> int:
         skip_unreadable=args.skip_unreadable,
         output_dir=args.output_dir,
         augmentation=augmentation(args),
+        save_split=not args.dry_run,
     )
     torch.manual_seed(args.seed)
     model = CustomVQGAN(
@@ -199,21 +191,8 @@ def train(args: argparse.Namespace) -> int:
         print("no validation images: the figures below are of training images (see --val_fraction)")
     if args.dry_run:
         return 0
-    folder = RunFolder(args.output_dir)
-    try:
-        if args.restart:
-            folder.clear()
-        folder.check_same_run(plain(args), MAY_CHANGE)
-        batches = training_batches(data.train, order, args.num_workers)
-        tracker = make_tracker(args)
-        loop = TrainingLoop(task, order, batches, folder, tracker, loop_options(args))
-        try:
-            loop.resume()
-            return loop.run()
-        finally:
-            tracker.close()
-    finally:
-        folder.close()
+    with held_run_folder(args) as folder:
+        return run_task(task, order, training_batches(data.train, order, args.num_workers), folder, args)
 
 
 if __name__ == "__main__":

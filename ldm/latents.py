@@ -1,10 +1,11 @@
 """Every image's latents, encoded once by the frozen stage 1, normalised, and cached on the disk.
 
-Legend: N images, D latent channels, (h, w) latent grid, K classes.
+Legend: N images, V encodings of each, D latent channels, (h, w) latent grid, K classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,24 @@ def shrink(images: Tensor, side: int) -> Tensor:
 
 @dataclass
 class CachedLatents:
-    """What stage 2 trains on: ``train`` and ``val`` latents, and the training images small (``references``)."""
+    """What stage 2 trains on.
+
+    Attributes:
+        train, val: latents of the images as they are.
+        changed: latents of the training images under random changes, (V - 1, N, D, h, w), or None without any.
+        references: the training images small, (N, C, <=64, <=64) uint8, to tell copies by.
+    """
 
     train: LatentSet
     val: LatentSet
+    changed: Tensor | None
     references: Tensor
+
+    @property
+    def encodings(self) -> Tensor:
+        """All encodings of the training images, (V, N, D, h, w), the unchanged one first."""
+        unchanged = self.train.latents[None]
+        return unchanged if self.changed is None else torch.cat([unchanged, self.changed])
 
 
 def cached_latents(
@@ -106,6 +120,7 @@ def cached_latents(
     val: Dataset,
     device: torch.device,
     num_workers: int = 0,
+    changed: Sequence[Dataset] = (),
 ) -> CachedLatents:
     """Read the latents that ``key`` describes from ``path``, or encode them and write them there.
 
@@ -116,6 +131,7 @@ def cached_latents(
         train, val: data sets of (image, label).
         device: where to encode.
         num_workers: processes that read the images.
+        changed: the training images again, each data set under other random changes.
     """
     wanted = digest(key)
     found = _read(path, wanted)
@@ -123,6 +139,11 @@ def cached_latents(
         return found
     train_set, references = encode_dataset(model, train, device, "training images", num_workers)
     val_set, _ = encode_dataset(model, val, device, "validation images", num_workers)
+    changed_sets = [
+        encode_dataset(model, items, device, f"changed training images {number}/{len(changed)}", num_workers)[0]
+        for number, items in enumerate(changed, 1)
+    ]
+    changed_latents = torch.stack([part.latents for part in changed_sets]) if changed_sets else None
     tensors = {
         "train_latents": train_set.latents,
         "train_labels": train_set.labels,
@@ -130,9 +151,11 @@ def cached_latents(
         "val_labels": val_set.labels,
         "references": references,
     }
+    if changed_latents is not None:
+        tensors["changed_latents"] = changed_latents
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"key": wanted})
     write_atomically(path, lambda file: file.write(content))
-    return CachedLatents(train_set, val_set, references)
+    return CachedLatents(train_set, val_set, changed_latents, references)
 
 
 def _read(path: Path, wanted: str) -> CachedLatents | None:
@@ -148,5 +171,6 @@ def _read(path: Path, wanted: str) -> CachedLatents | None:
     return CachedLatents(
         LatentSet(tensors["train_latents"], tensors["train_labels"]),
         LatentSet(tensors["val_latents"], tensors["val_labels"]),
+        tensors.get("changed_latents"),
         tensors["references"],
     )

@@ -1,6 +1,6 @@
 """Stage 2's training step: denoise the latents of stage 1, knowing the class.
 
-Legend: N latents, B batch, D latent channels, (h, w) latent grid, K classes.
+Legend: N latents, V encodings of each, B batch, D latent channels, (h, w) latent grid, K classes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ldm.diffusion import diffusion_loss, drop_labels, noise_schedule, spread_ti
 from ldm.latents import CachedLatents, LatentNormaliser, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
 from training import pictures
-from training.loop import check_finite, check_gradient
+from training.loop import SavedParts, check_finite, check_gradient
 from training.order import EpochOrder, mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from vqvae import utils
@@ -59,7 +59,7 @@ class LDMOptions:
     guidance_scale: float = 1.5
 
 
-class LDMTask:
+class LDMTask(SavedParts):
     """Stage 2 for the training loop.
 
     Args:
@@ -102,6 +102,9 @@ class LDMTask:
         self.latent_size = tuple(cached.train.latents.shape[-2:])
         multiple = 2 ** (len(unet.config.block_out_channels) - 1)
         self.train = pad_to_multiple(normaliser.normalise(cached.train.latents), multiple)
+        self.encodings = torch.stack(
+            [pad_to_multiple(normaliser.normalise(latents), multiple) for latents in cached.encodings]
+        )
         self.train_labels = cached.train.labels
         held_out = cached.val if len(cached.val) else cached.train
         self.val = pad_to_multiple(normaliser.normalise(held_out.latents), multiple)
@@ -123,11 +126,14 @@ class LDMTask:
         return len(self.contract.classes)
 
     def batches(self, order: EpochOrder) -> Any:
-        """A function (epoch, first batch) -> iterator of (latents (B, D, h, w), labels (B,)), for the loop."""
+        """A function (epoch, first batch) -> iterator of (latents (B, D, h, w), labels (B,)), for the loop.
+
+        Each image comes once an epoch, its encodings in turn.
+        """
 
         def iterate(epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
             for indices in order.batches(epoch, first):
-                yield self.train[indices], self.train_labels[indices]
+                yield self.encodings[(indices + epoch) % len(self.encodings), indices], self.train_labels[indices]
 
         return iterate
 
@@ -213,14 +219,7 @@ class LDMTask:
         pictures.sheet(rows, path)
         return {"samples": path}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self._parts().items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         parts = {
             "unet": self.raw_unet,
             "optimizer": self.optimizer,

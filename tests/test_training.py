@@ -11,15 +11,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from tiny import TrainedStages, make_images, run_ldm, run_vqgan, states_equal
 
 from errors import UserError
+from ldm.ldm_trainer import LDMTask
 from training import checkpoint
 from training.loop import TrainingLoop
+from training.order import EpochOrder
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -399,3 +403,29 @@ def test_dry_run_trains_nothing(trained, tmp_path, capsys):
     assert run_vqgan(trained.data, tmp_path / "run", "--dry_run") == 0
     assert "12 training, 2 validation, 2 test images of 2 classes" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_leaves_the_data_undivided(tmp_path):
+    data = make_images(tmp_path / "data", number=6)
+    assert run_vqgan(data, tmp_path / "run", "--dry_run") == 0
+    assert not (data / "splits.json").exists()
+
+
+def test_augmented_stage_2_trains_on_several_encodings_of_each_image_in_turn(trained, tmp_path):
+    flags = ("--augment_time_shift", "0.5", "--augment_encodings", "3", "--epochs", "1", "--validation_epochs", "9")
+    assert run_ldm(trained.data, trained.vqgan, tmp_path / "run", *flags) == 0
+    with safe_open(tmp_path / "run" / "latents.safetensors", framework="pt") as file:
+        plain, changed = file.get_tensor("train_latents"), file.get_tensor("changed_latents")
+    assert changed.shape == (2, *plain.shape)
+    for first, second in ((plain, changed[0]), (plain, changed[1]), (changed[0], changed[1])):
+        same = (first == second).all(dim=3).all(dim=2).all(dim=1)
+        assert same.float().mean() < 0.5, "most images were encoded twice without a change"
+
+
+def test_every_encoding_of_an_image_is_seen_once_in_as_many_epochs():
+    task = SimpleNamespace(encodings=torch.arange(3 * 5).view(3, 5, 1, 1, 1), train_labels=torch.arange(5))
+    order = EpochOrder(5, 5, seed=0)
+    seen = torch.stack(
+        [batch[batch % 5 == 2] for epoch in range(3) for batch, _ in LDMTask.batches(task, order)(epoch, 0)]
+    )
+    assert sorted(seen.flatten().tolist()) == [2, 7, 12]

@@ -47,8 +47,8 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of training augmentation."""
+def add_augmentation_arguments(parser: argparse.ArgumentParser) -> Any:
+    """Add the flags of training augmentation; returns their group."""
     group = parser.add_argument_group("augmentation")
     group.add_argument(
         "--augment_time_shift", type=fraction, default=0.0, help="random shift in time, fraction of the width"
@@ -57,6 +57,7 @@ def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--augment_doppler_scale", type=real(0, 0.5), default=0.0, help="random stretch of the Doppler axis, fraction"
     )
+    return group
 
 
 def check_data_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -71,6 +71,21 @@ class Task(Protocol):
         """The self-contained inference checkpoint."""
 
 
+class SavedParts:
+    """A task's ``state_dict`` and ``load_state_dict``, made of those of its parts."""
+
+    def parts(self) -> dict[str, Any]:
+        """Name and object of everything that the next step depends on; each has a ``state_dict`` of its own."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+
+
 @dataclass(frozen=True)
 class LoopOptions:
     """How long to train and how often to look.

@@ -62,3 +62,24 @@ class SeededItems(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix_seed(self.seed, epoch, index))
             return self.items[index]
+
+
+class ChangedItems(Dataset):
+    """All items of a ``SeededItems`` as one epoch gives them: read by index, the same at every reading.
+
+    Args:
+        items: what is read.
+        epoch: whose random changes.
+        number: of items.
+    """
+
+    def __init__(self, items: SeededItems, epoch: int, number: int) -> None:
+        self.items = items
+        self.epoch = epoch
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[self.epoch, index]

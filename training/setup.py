@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from training.arguments import count, integer, output_dir, positive_int
@@ -45,7 +47,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str
     group.add_argument("--use_wandb", action="store_true", help="also log to Weights & Biases (offline without a key)")
     group.add_argument("--wandb_project", default=project, help="project there")
     group.add_argument("--wandb_name", default=None, help="run's name there (default: chosen by wandb)")
-    group.add_argument("--dry_run", action="store_true", help="check everything, print the plan, do nothing")
+    group.add_argument("--dry_run", action="store_true", help="check everything, print the plan, write nothing")
 
 
 def plain(args: argparse.Namespace) -> dict[str, Any]:
@@ -79,20 +81,31 @@ def make_accelerator(device: str, mixed_precision: str) -> Any:
     return Accelerator(cpu=cpu, mixed_precision=mixed_precision)
 
 
-def make_tracker(args: argparse.Namespace) -> Any:
-    """The tracker that was asked for."""
+@contextmanager
+def held_run_folder(args: argparse.Namespace) -> Iterator[Any]:
+    """The run folder of ``--output_dir``, this process's own within the ``with``; emptied first by ``--restart``.
+
+    Raises:
+        UserError: another process holds it, it cannot be written, or it holds a run with other settings.
+    """
+    from training.run_folder import RunFolder
+
+    folder = RunFolder(args.output_dir)
+    try:
+        if args.restart:
+            folder.clear()
+        folder.check_same_run(plain(args), MAY_CHANGE)
+        yield folder
+    finally:
+        folder.close()
+
+
+def run_task(task: Any, order: Any, batches: Any, folder: Any, args: argparse.Namespace) -> int:
+    """Train ``task`` to its last epoch from wherever ``folder`` stands (see ``TrainingLoop``); the exit code."""
+    from training.loop import LoopOptions, TrainingLoop
     from training.tracking import NoTracker, WandbTracker
 
-    if not args.use_wandb:
-        return NoTracker()
-    return WandbTracker(args.wandb_project, args.wandb_name, args.output_dir, plain(args))
-
-
-def loop_options(args: argparse.Namespace) -> Any:
-    """The training loop's options from the common flags."""
-    from training.loop import LoopOptions
-
-    return LoopOptions(
+    options = LoopOptions(
         epochs=args.epochs,
         logging_steps=args.logging_steps,
         validation_epochs=args.validation_epochs,
@@ -100,3 +113,13 @@ def loop_options(args: argparse.Namespace) -> Any:
         save_steps=args.save_steps,
         keep=args.keep_checkpoints,
     )
+    if args.use_wandb:
+        tracker = WandbTracker(args.wandb_project, args.wandb_name, args.output_dir, plain(args))
+    else:
+        tracker = NoTracker()
+    try:
+        loop = TrainingLoop(task, order, batches, folder, tracker, options)
+        loop.resume()
+        return loop.run()
+    finally:
+        tracker.close()

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from dataset import DataContract, tensor_to_images
 from training import pictures
-from training.loop import check_finite, check_gradient
+from training.loop import SavedParts, check_finite, check_gradient
 from training.order import mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from vqvae import utils
@@ -71,7 +71,7 @@ RESTART_EVERY = 10  # steps between looks for dead codes
 SETTLE = 0.8  # fraction of the run after which codes are no longer moved by restarts
 
 
-class VQGANTask:
+class VQGANTask(SavedParts):
     """Stage 1 for the training loop: the model, the critic, their optimisers and averages.
 
     Args:
@@ -267,18 +267,14 @@ class VQGANTask:
         pictures.spectra_plot(*(part.numpy() for part in self._spectra), spectra)
         return {"reconstructions": sheet, "spectra": spectra}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self._parts().items()}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        super().load_state_dict(state)
         # A run that goes on with more epochs must not put a critic to sleep that was awake already.
         critic_steps = self.critic_schedule.last_epoch
         if critic_steps > 0:
             self._critic_began = self.schedule.last_epoch - critic_steps
 
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         parts = {
             "model": self.raw_model,
             "critic": self.raw_critic,
