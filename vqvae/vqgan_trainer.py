@@ -68,6 +68,7 @@ class VQGANOptions:
 
 
 RESTART_EVERY = 10  # steps between looks for dead codes
+RARE = 0.1  # of an even share of the training latents: a code that serves fewer was hardly learned, and is dropped
 SETTLE = 0.8  # fraction of the run after which codes are no longer moved by restarts
 
 
@@ -289,13 +290,12 @@ class VQGANTask(SavedParts):
         return parts
 
     def export(self, epoch: int) -> dict[str, Any]:
-        """The averaged model without the codes that no training image uses, with its data's facts and figures."""
+        """The averaged model without the codes that training images hardly use, with its data's facts and figures."""
         with AveragedWeights(self.raw_model.eval(), self.average) as model:
             exported = copy.deepcopy(model).eval()
         latents = utils.encode_all(exported, self._images(self.train))
         if bool(exported.quantize.started):
-            used = self._codes_in_use(exported, latents)
-            exported.quantize.keep_only(used)
+            exported.quantize.keep_only(self._codes_kept(exported, latents))
         figures = utils.evaluate_reconstruction(exported, self._images(self.validation), self.lpips).summary()
         weights = {name: tensor.detach().cpu().clone() for name, tensor in exported.state_dict().items()}
         return {
@@ -308,8 +308,9 @@ class VQGANTask(SavedParts):
             "identity": self.identity,
         }
 
-    def _codes_in_use(self, model: CustomVQGAN, latents: Tensor) -> Tensor:
-        used = torch.zeros(int(model.quantize.live), dtype=torch.bool)
+    def _codes_kept(self, model: CustomVQGAN, latents: Tensor) -> Tensor:
+        counts = torch.zeros(int(model.quantize.live), dtype=torch.int64)
         for part in latents.split(64):
-            used[model.quantize(part.to(self.accelerator.device))[2][2].flatten().cpu()] = True
-        return used
+            indices = model.quantize(part.to(self.accelerator.device))[2][2].flatten().cpu()
+            counts += torch.bincount(indices, minlength=len(counts))
+        return counts >= max(1.0, RARE * float(counts.sum()) / len(counts))
