@@ -9,10 +9,11 @@ from typing import Any
 from dataset import DataContract
 from evaluation import report
 from evaluation.classifier import confusion, features, predict
-from evaluation.fidelity import fidelity, spectra_difference_db
+from evaluation.fidelity import fidelity
 from evaluation.gain import BASELINE, Judge, compare_arms, headline
 from evaluation.images import ImageSet
 from evaluation.novelty import novelty
+from spectrograms.spectra import spectra_difference_db
 from training.checkpoint import save_json
 
 

@@ -1,6 +1,6 @@
-"""Distances between sets of images: in a classifier's features, and between power spectra; each with its floor.
+"""Distances between sets of images in a classifier's features, each with its floor.
 
-Legend: N images, F features, (C, H, W) image in [-1, 1].
+Legend: N images, F features.
 """
 
 from __future__ import annotations
@@ -77,19 +77,3 @@ def fidelity(real: Tensor, held_out: Tensor, synthetic: Tensor) -> dict[str, flo
         "kernel_floor": floor,
         "kernel_floor_sd": floor_sd,
     }
-
-
-def mean_spectra(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Power over spatial frequency, of rows and of columns, Hann-windowed, mean over all. -> (W/2+1,), (H/2+1,)."""
-    spectra = []
-    for lines in (images.float(), images.float().transpose(-1, -2)):
-        lines = (lines - lines.mean(-1, keepdim=True)) * torch.hann_window(lines.shape[-1])
-        spectra.append(torch.fft.rfft(lines, norm="ortho").abs().square().mean(dim=(0, 1, 2)).numpy())
-    return spectra[0], spectra[1]
-
-
-def spectra_difference_db(images: Tensor, real: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Power of ``images`` over that of ``real`` in dB per spatial frequency, rows and columns. Negative is blur."""
-    pairs = zip(mean_spectra(images), mean_spectra(real), strict=True)
-    rows, columns = (10 * np.log10((mine + 1e-12) / (theirs + 1e-12)) for mine, theirs in pairs)
-    return rows, columns

@@ -118,7 +118,7 @@ def _distance_figure(synthetic: Tensor, held_out: Tensor) -> str:
     return _figure(figure)
 
 
-def _spectra_figure(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+def _spectra_figure(curves: dict[str, tuple[Tensor, Tensor]]) -> str:
     figure = Figure(figsize=(9, 2.8))
     for number, axis in enumerate(("rows (along slow time)", "columns (along Doppler)")):
         axes = figure.add_subplot(1, 2, number + 1)

@@ -26,11 +26,12 @@ from evaluation.classifier import (
     predict,
     train_classifier,
 )
-from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, spectra_difference_db
+from evaluation.fidelity import fidelity, frechet_distance, kernel_distance
 from evaluation.gain import ARMS, BASELINE, Judge, compare_arms, headline, mean_and_interval
 from evaluation.images import ImageSet
 from evaluation.novelty import novelty
 from evaluation.report import gain_rows
+from spectrograms.spectra import spectra_difference_db
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

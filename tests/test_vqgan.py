@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from errors import UserError
+from spectrograms.spectra import power_spectra, spectra_difference_db
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
-from vqvae.losses import load_lpips, power_spectra, psnr, spectra_difference_db, spectral_loss
+from vqvae.losses import load_lpips, psnr, spectral_loss
 
 
 def small_model(channels: int = 1, widths: tuple[int, ...] = (16, 32), **more) -> CustomVQGAN:
@@ -165,6 +166,16 @@ def test_spectral_difference_of_a_halved_texture_is_minus_six_decibels():
     texture = torch.randn(4, 1, 32, 48, generator=torch.Generator().manual_seed(0))
     for part in spectra_difference_db(0.5 * texture, texture):
         torch.testing.assert_close(part, torch.full_like(part, 20 * np.log10(0.5)), rtol=1e-3, atol=1e-3)
+
+
+def test_spectral_loss_tells_a_repeated_texture_from_one_that_never_repeats():
+    # Four strides that are copies of each other have the spectrum of one; only rows over all the time see between
+    # its harmonics. Patches of one stride cannot tell the two apart.
+    generator = torch.Generator().manual_seed(0)
+    texture = torch.randn(8, 1, 64, 64, generator=generator)
+    repeated = texture[..., :16].repeat(1, 1, 1, 4)
+    other = torch.randn(8, 1, 64, 64, generator=generator)
+    assert float(spectral_loss(repeated, texture)) > 2 * float(spectral_loss(other, texture))
 
 
 def test_spectral_loss_sees_missing_texture_and_not_its_phase():

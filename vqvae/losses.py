@@ -1,4 +1,4 @@
-"""Stage 1's reconstruction terms: perceptual distance, texture spectra, and what validation reports.
+"""Stage 1's reconstruction terms: perceptual distance, texture, and what validation reports.
 
 Legend: B batch, C channels, (H, W) Doppler by slow time; images in [-1, 1].
 """
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from spectrograms.spectra import power_spectra, row_spectra
 from vqvae.quantizer import freeze
 
 LPIPS_NETS = ("vgg", "alex", "squeeze")
@@ -58,57 +59,41 @@ def _fill_backbone(net: nn.Module, features: dict[str, Tensor]) -> None:
     net.load_state_dict(renamed)
 
 
-def power_spectra(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean power spectrum of the rows and of the columns of each image. (B, C, H, W) -> (B, W/2+1), (B, H/2+1).
-
-    Hann-windowed, so that the jump between opposite edges does not leak over the texture; without the mean of the
-    line, which is brightness and not texture.
-    """
-    spectra = []
-    for lines in (images.float(), images.float().transpose(-1, -2)):
-        window = torch.hann_window(lines.shape[-1], device=lines.device)
-        lines = (lines - lines.mean(-1, keepdim=True)) * window
-        spectra.append(torch.fft.rfft(lines, norm="ortho").abs().square().mean(dim=(1, 2)))
-    return spectra[0], spectra[1]
-
-
-PATCH = 16  # pixels a side of the neighbourhoods whose texture is compared
+PATCH = 16  # pixels: the extent of the neighbourhoods whose texture is compared
 SILENCE = 1e-4  # power under which a texture is none: deviations of under a hundredth of the value range
 
 
 def spectral_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """Mean absolute difference of log power spectra of small neighbourhoods, in nepers of power; scalar.
+    """Mean absolute difference of log power spectra of neighbourhoods, in nepers of power; scalar.
 
     L1 rewards the mean of all textures that fit, which is none; this asks for the texture's energy at each spatial
-    frequency, whatever its phase. It looks at overlapping patches, because over a whole image the energy can be
-    had more cheaply, from a few black pixels on the torso line.
+    frequency, whatever its phase. Never over a whole image, where the energy can be had more cheaply, from a few
+    black pixels on the torso line, but over half-overlapping
 
-    (B, C, H, W) twice, in [-1, 1]; images smaller than a patch are one patch.
+    - square patches, which see texture where it is, but only coarsely in frequency;
+    - strips of a patch's height over all the time, whose rows resolve what lies between the harmonics of a motion;
+    - strips of a patch's width over all Doppler, whose columns do the same along Doppler.
+
+    (B, C, H, W) twice, in [-1, 1]; sides shorter than a patch are taken whole.
     """
     terms = [
         ((mine + SILENCE).log() - (theirs + SILENCE).log()).abs().mean()
-        for mine, theirs in zip(power_spectra(_patches(reconstruction)), power_spectra(_patches(images)), strict=True)
+        for mine, theirs in zip(_local_spectra(reconstruction), _local_spectra(images), strict=True)
     ]
     return torch.stack(terms).mean()
 
 
-def _patches(images: Tensor) -> Tensor:
-    """Half-overlapping square patches of every image, (B, C, H, W) -> (patches, C, PATCH, PATCH)."""
-    height, width = (min(PATCH, side) for side in images.shape[-2:])
+def _local_spectra(images: Tensor) -> list[Tensor]:
+    height, width = images.shape[-2:]
+    wide, tall = _tiles(images, PATCH, width), _tiles(images, height, PATCH)
+    return [*power_spectra(_tiles(images, PATCH, PATCH)), row_spectra(wide), row_spectra(tall.transpose(-1, -2))]
+
+
+def _tiles(images: Tensor, height: int, width: int) -> Tensor:
+    """Half-overlapping tiles of every image, (B, C, H, W) -> (tiles, C, <=height, <=width)."""
+    height, width = min(height, images.shape[-2]), min(width, images.shape[-1])
     tiles = images.float().unfold(2, height, max(height // 2, 1)).unfold(3, width, max(width // 2, 1))
     return tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
-
-
-def spectra_difference_db(reconstruction: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Power of reconstructions over that of images in dB per spatial frequency, over all rows and all columns.
-
-    (B, C, H, W) twice -> (W/2+1,), (H/2+1,). Zero everywhere is a texture kept whole; negative is blur.
-    """
-    rows, columns = (
-        10 * torch.log10((mine.mean(0) + 1e-12) / (theirs.mean(0) + 1e-12))
-        for mine, theirs in zip(power_spectra(reconstruction), power_spectra(images), strict=True)
-    )
-    return rows, columns
 
 
 def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:

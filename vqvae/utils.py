@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from errors import UserError
+from spectrograms.spectra import spectra_difference_db
 from training import checkpoint
 from vqvae.custom_vqgan import CustomVQGAN
-from vqvae.losses import psnr, spectra_difference_db
+from vqvae.losses import psnr
 from vqvae.quantizer import freeze, perplexity
 
 KIND = "vqgan"
