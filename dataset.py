@@ -155,7 +155,7 @@ def open_data(
 
     Args:
         data_dir: the folder.
-        image_size: (H, W) or one number for both; None for the size most files have.
+        image_size: (H, W), or (side,) for both; None for the size most files have.
         channels: 1 or 3.
         colormap: recover the scalar behind this colour map.
         multiple_of: both sides are padded to a multiple of it.
