@@ -82,23 +82,26 @@ def sample(args: argparse.Namespace) -> int:
     settings = {**asdict(options), "checkpoint_sha256": checkpoint_digest}
     settings["guidance_interval"] = list(options.guidance_interval)
     folder = SampleFolder(args.output_dir, settings)
-    pipeline.to(device)
-    with StopRequest() as stop:
-        drawn = generate(
-            pipeline,
-            payload,
-            folder,
-            classes,
-            args.samples_per_class,
-            options,
-            args.batch_size,
-            checkpoint_digest,
-            lambda: stop.signal is not None,
-        )
-    if stop.signal is not None:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        return 128 + stop.signal
-    picture = overview(folder, classes, DataContract.from_dict(payload["contract"]))
+    try:
+        pipeline.to(device)
+        with StopRequest() as stop:
+            drawn = generate(
+                pipeline,
+                payload,
+                folder,
+                classes,
+                args.samples_per_class,
+                options,
+                args.batch_size,
+                checkpoint_digest,
+                lambda: stop.signal is not None,
+            )
+        if stop.signal is not None:
+            print("stopped; run the same command again to go on", file=sys.stderr)
+            return 128 + stop.signal
+        picture = overview(folder, classes, DataContract.from_dict(payload["contract"]))
+    finally:
+        folder.close()
     print(f"{drawn} images drawn, {len(folder.done)} in {args.output_dir}; look at {picture}")
     return 0
 

@@ -24,6 +24,7 @@ from ldm.latents import shrink
 from ldm.ldm_trainer import KIND
 from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
 from training import checkpoint, pictures
+from training.folder_lock import FolderLock
 from vqvae.quantizer import freeze
 from vqvae.utils import build, load_vqgan
 
@@ -107,32 +108,38 @@ class NearestTraining:
 
 
 class SampleFolder:
-    """The output folder: which images stand there, and the manifest that tells of each.
+    """The output folder, this process's own until ``close``: which images stand there, and the manifest of them.
 
     Raises:
-        UserError: the folder holds images of other settings, or images that no manifest tells of.
+        UserError: another process draws there, or the folder holds images of other settings, or images that no
+            manifest tells of.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = Path(path)
         self.manifest = self.path / MANIFEST
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--output_dir {path}: cannot be made ({error})") from error
         known = self.path / SETTINGS
-        if known.exists():
-            before = json.loads(known.read_text(encoding="utf-8"))
-            changed = sorted(name for name in settings if before.get(name) != settings[name])
-            if changed:
-                raise UserError(
-                    f"--output_dir {path}: holds images made with another {', '.join(changed)}; choose another folder"
-                )
-        elif any(self.path.iterdir()):
+        others = [entry for entry in self.path.glob("*") if not entry.name.startswith(".")]
+        if others and not known.exists():
             raise UserError(f"--output_dir {path}: is not empty and not a folder of samples; choose another folder")
-        else:
+        self._lock = FolderLock(self.path)
+        try:
+            self._compare(settings, known)
+            self.done = self._read_manifest()
+        except BaseException:
+            self.close()
+            raise
+
+    def _compare(self, settings: dict[str, Any], known: Path) -> None:
+        if not known.exists():
             checkpoint.save_json(settings, known)
-        self.done = self._read_manifest()
+            return
+        before = json.loads(known.read_text(encoding="utf-8"))
+        changed = sorted(name for name in settings if before.get(name) != settings[name])
+        if changed:
+            raise UserError(
+                f"--output_dir {self.path}: holds images made with another {', '.join(changed)}; choose another folder"
+            )
 
     def _read_manifest(self) -> dict[str, dict[str, Any]]:
         """Images that stand whole in folder and manifest, by relative path; a torn last line is dropped."""
@@ -159,6 +166,10 @@ class SampleFolder:
             file.flush()
             os.fsync(file.fileno())
         self.done[entry["file_name"]] = entry
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.release()
 
 
 def relative_name(name: str, index: int, contract: DataContract) -> str:

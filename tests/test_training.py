@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from tiny import TrainedStages, make_images, run_ldm, run_vqgan, states_equal
+from tiny import TrainedStages, make_images, run_ldm, run_sample, run_vqgan, states_equal
 
 from errors import UserError
 from ldm.ldm_trainer import LDMTask
@@ -221,10 +221,17 @@ def test_only_the_newest_checkpoints_remain(trained, tmp_path):
     assert torch.load(tmp_path / "state_step_9.pt", weights_only=True)["step"] == 9
 
 
-def test_a_second_process_is_refused_with_the_first_ones_pid(trained, tmp_path):
+@pytest.mark.parametrize("script", ["train_vqvae", "train_ldm", "sample"])
+def test_a_second_process_is_refused_with_the_first_ones_pid(script, trained, tmp_path):
+    def run() -> int:
+        if script == "sample":
+            return run_sample(trained.ldm, tmp_path)
+        stage = {"train_vqvae": "vqgan", "train_ldm": "ldm"}[script]
+        return run_stage(trained, stage, tmp_path, "--epochs", "1", "--validation_epochs", "9")
+
     code = (
-        "import sys; from pathlib import Path; from training.run_folder import RunFolder; "
-        f"held = RunFolder(Path({str(tmp_path)!r})); print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from training.folder_lock import FolderLock; "
+        f"held = FolderLock(Path({str(tmp_path)!r})); print('held', flush=True); sys.stdin.read()"
     )
     first = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -232,11 +239,11 @@ def test_a_second_process_is_refused_with_the_first_ones_pid(trained, tmp_path):
     try:
         assert first.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=rf"another run is writing there \(process {first.pid}\)"):
-            run_vqgan(trained.data, tmp_path)
+            run()
     finally:
         first.kill()  # a killed process holds no lock
         first.communicate()
-    assert run_vqgan(trained.data, tmp_path, "--epochs", "1", "--validation_epochs", "9") == 0
+    assert run() == 0
 
 
 def test_what_a_killed_run_left_half_written_is_swept(trained, tmp_path):

@@ -8,10 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from errors import UserError
 from training import checkpoint
+from training.folder_lock import FolderLock
 
 STATE_NAME = "state_last.pt"
 
@@ -29,27 +28,11 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.metrics_path = self.path / "metrics.jsonl"
-        try:
-            (self.path / "pictures").mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.path / ".lock")
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            owner = self._owner()
-            raise UserError(
-                f"--output_dir {path}: another run is writing there (process {owner}); wait for it or choose another"
-            ) from None
-        except OSError as error:
-            raise UserError(f"--output_dir {path}: cannot be written ({error})") from error
-        (self.path / ".pid").write_text(str(os.getpid()))
+        self._lock = FolderLock(self.path)
+        self.pictures.mkdir(exist_ok=True)
         # What a killed run left half written would stay for ever, and a training state is large.
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
-
-    def _owner(self) -> str:
-        try:
-            return (self.path / ".pid").read_text().strip() or "unknown"
-        except OSError:
-            return "unknown"
 
     @property
     def state_path(self) -> Path:
@@ -133,5 +116,4 @@ class RunFolder:
 
     def close(self) -> None:
         """Let go of the folder."""
-        (self.path / ".pid").unlink(missing_ok=True)
         self._lock.release()
