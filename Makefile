@@ -23,7 +23,7 @@ demo: $(VENV)/.ready
 	$(PY) simulate.py --output_dir $(DEMO)/data --samples_per_class 80 --image_size 64
 	$(PY) train_vqvae.py --data_dir $(DEMO)/data --output_dir $(DEMO)/vqgan --image_size 64 --in_channels 1 \
 	    --block_out_channels 32 32 64 --layers_per_block 1 --batch_size 16 --epochs 9 --lr 4e-4 --disc_lr 2e-4 \
-	    --perceptual_loss_weight 0 --spectral_loss_weight 0.05 --disc_channels 16 --disc_layers 2 --disc_start 0.5 \
+	    --perceptual_loss_weight 0 --disc_channels 16 --disc_layers 2 --disc_start 0.5 \
 	    --test_fraction 0.2 --validation_epochs 3 --save_epochs 3
 	$(PY) train_ldm.py --data_dir $(DEMO)/data --vqgan_path $(DEMO)/vqgan/vqgan_epoch_9.pt \
 	    --output_dir $(DEMO)/ldm --unet_channels 64 128 128 --unet_layers_per_block 1 --attention_levels 1 \

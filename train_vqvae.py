@@ -67,7 +67,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--warmup", type=fraction, default=0.02, help="fraction of the run with rising rates")
     group.add_argument("--reconstruction_loss_weight", type=weight, default=1.0, help="of the L1 distance")
     group.add_argument("--perceptual_loss_weight", type=weight, default=1.0, help="of LPIPS; 0: LPIPS is not loaded")
-    group.add_argument("--spectral_loss_weight", type=weight, default=0.0, help="of the log power spectra's distance")
+    group.add_argument("--spectral_loss_weight", type=weight, default=0.1, help="of the log power spectra's distance")
     group.add_argument("--vq_embed_loss_weight", type=weight, default=1.0, help="of the commitment to the codes")
     group.add_argument(
         "--g_loss_adv_weight", type=weight, default=0.1, help="of the critic, relative to the reconstruction's pull"

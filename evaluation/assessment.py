@@ -56,6 +56,7 @@ def assess(
             f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
             f"{classes} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier {judge.network}, "
             f"{judge.steps} steps of {judge.batch_size} images, {len(seeds)} seeds. {_test_noise(table, len(held_out))}"
+            f"{_absent(synthetic, contract)}"
         ),
         "classes": list(contract.classes),
         "gain": table,
@@ -100,6 +101,13 @@ def _test_noise(table: dict[str, dict], held_out: int) -> str:
         "Intervals cover the chance of training alone; another choice of that many held-out images would move every "
         f"accuracy by up to about {points:.1f} points."
     )
+
+
+def _absent(synthetic: ImageSet, contract: DataContract) -> str:
+    """What limits every figure where the generator was not asked for all classes."""
+    there = set(synthetic.labels.tolist())
+    names = [name for label, name in enumerate(contract.classes) if label not in there]
+    return f" No synthetic images of {', '.join(names)}." if names else ""
 
 
 def _plain(value: Any) -> Any:

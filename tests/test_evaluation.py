@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -261,6 +262,15 @@ def test_one_data_set_is_judged_by_its_saved_parts(tmp_path):
     parts = json.loads((tmp_path / "data" / "splits.json").read_text())["parts"]
     setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
     assert f"{len(parts['train']) + len(parts['val'])} real training, {len(parts['test'])} held-out" in setting
+
+
+def test_classes_without_synthetic_images_are_named(folders, tmp_path):
+    make_images(tmp_path / "some", 4)
+    shutil.rmtree(tmp_path / "some" / "walk")
+    flags = ("--real_train", folders / "real", "--real_test", folders / "held", "--synthetic", tmp_path / "some")
+    assert run(*flags, "--output_dir", tmp_path / "report") == 0
+    setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
+    assert setting.endswith(" No synthetic images of <b>$x_$.")
 
 
 def test_a_foreign_class_and_an_empty_folder_are_named(folders, tmp_path):

@@ -55,7 +55,7 @@ class VQGANOptions:
     warmup: float = 0.02
     reconstruction_loss_weight: float = 1.0
     perceptual_loss_weight: float = 1.0
-    spectral_loss_weight: float = 0.0
+    spectral_loss_weight: float = 0.1
     vq_embed_loss_weight: float = 1.0
     g_loss_adv_weight: float = 0.1
     gradient_penalty_weight: float = 10.0
