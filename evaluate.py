@@ -51,6 +51,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from evaluation.gain import Judge
     from evaluation.images import channels_of, from_dataset, from_folder
     from evaluation.report import gain_rows
+    from radar.metadata import RadarMetadata
     from spectrograms.listing import list_images
     from spectrograms.survey import make_contract
     from training.setup import make_accelerator
@@ -89,7 +90,8 @@ def evaluate(args: argparse.Namespace) -> int:
     synthetic = from_folder(args.synthetic, contract, 1, "--synthetic")
     judge = Judge(args.classifier, args.steps, args.batch_size, device)
     seeds = list(range(args.seed, args.seed + args.seeds))
-    results = assess(real, held_out, synthetic, contract, judge, seeds, args.output_dir)
+    radar = RadarMetadata.load(args.data_dir or args.real_train)
+    results = assess(real, held_out, synthetic, contract, radar, judge, seeds, args.output_dir)
     print(f"\n{'training images':32}{'accuracy %':>16}{'macro F1 %':>16}{'over real + classical':>24}")
     for name, accuracy, f1, difference in gain_rows(results["gain"]):
         print(f"{name:32}{accuracy:>16}{f1:>16}{difference:>24}")

@@ -13,6 +13,8 @@ from evaluation.fidelity import fidelity
 from evaluation.gain import BASELINE, Judge, compare_arms, headline
 from evaluation.images import ImageSet
 from evaluation.novelty import novelty
+from evaluation.physics import physics
+from radar.metadata import RadarMetadata
 from spectrograms.spectra import spectra_difference_db
 from training.checkpoint import save_json
 
@@ -22,6 +24,7 @@ def assess(
     held_out: ImageSet,
     synthetic: ImageSet,
     contract: DataContract,
+    radar: RadarMetadata | None,
     judge: Judge,
     seeds: list[int],
     folder: Path,
@@ -33,6 +36,7 @@ def assess(
         held_out: what it was not.
         synthetic: what it made.
         contract: of all three.
+        radar: what their rows and columns mean, or None where that is not known.
         judge, seeds: how classifiers are trained, and how often.
         folder: made where it is missing.
 
@@ -69,6 +73,7 @@ def assess(
         },
         "novelty": copied,
         "fidelity": fidelity(*seen),
+        "physics": physics(real, held_out, synthetic, contract.classes, radar),
         "spectra_db": {name: [part.tolist() for part in pair] for name, pair in spectra.items()},
     }
     save_json(_plain(results), folder / "report.json")

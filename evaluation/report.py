@@ -131,6 +131,53 @@ def _spectra_figure(curves: dict[str, tuple[Tensor, Tensor]]) -> str:
     return _figure(figure)
 
 
+def _ratio_figure(physics: dict[str, Any]) -> str:
+    """Distance over floor of every figure in every class: white is as near as held-out images, red is farther."""
+    names, kinds = list(physics["per_class"]), list(physics["unit"])
+    ratios = np.array(
+        [[_number(physics["per_class"][name][kind]["ratio"]) for kind in kinds] for name in names], dtype=float
+    )
+    figure = Figure(figsize=(9, 1.6 + 0.28 * len(names)))
+    axes = figure.add_subplot()
+    picture = axes.imshow(np.log2(ratios.clip(1 / 8, 8)), vmin=-3, vmax=3, cmap="RdBu_r", aspect="auto")
+    axes.set_xticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    for text in axes.get_yticklabels():
+        text.set_parse_math(False)
+    bar = figure.colorbar(picture, ticks=range(-3, 4))
+    bar.ax.set_yticklabels(["1/8", "1/4", "1/2", "1", "2", "4", "8"], fontsize=7)
+    bar.set_label("distance / floor", fontsize=8)
+    return _figure(figure)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def physics_rows(physics: dict[str, Any]) -> list[list[str]]:
+    """The kinematic figures as rows of text: name and unit, real and synthetic, distance, floor, ratio."""
+    return [
+        [
+            f"{kind.replace('_', ' ')} ({physics['unit'][kind]})",
+            *("-" if row[part] is None else f"{row[part]:.3g}" for part in ("real", "synthetic", "distance", "floor")),
+            "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
+        ]
+        for kind, row in physics["overall"].items()
+    ]
+
+
+def _outlier_rows(physics: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            "/".join(Path(row["file"]).parts[-2:]),
+            f"{row['figure'].replace('_', ' ')} ({physics['unit'][row['figure']]})",
+            f"{row['value']:.3g}",
+            f"{row['usual'][0]:.3g} to {row['usual'][1]:.3g}",
+        ]
+        for row in physics["outliers"]["named"]
+    ]
+
+
 def _table(header: list[str], rows: list[list[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
@@ -208,7 +255,18 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
                 ],
             ],
         ),
-        "<p>Texture: power over spatial frequency relative to real training images; below zero is blur.</p>",
+        "<h2>Do they move like real ones?</h2>",
+        "<p>Figures a radar engineer reads off a spectrogram, real and synthetic (mean of the classes' medians), and "
+        "the Wasserstein distance between their distributions in each class (mean). The floor is the distance of "
+        "held-out real images; a ratio near 1 is as good as measured, and above 2 is a difference to look at.</p>",
+        _table(["figure", "real", "synthetic", "distance", "floor", "ratio"], physics_rows(results["physics"])),
+        _ratio_figure(results["physics"]),
+        f"<p>{100 * results['physics']['outliers']['synthetic']:.1f}% of the synthetic and "
+        f"{100 * results['physics']['outliers']['held_out']:.1f}% of the held-out real images have a figure far "
+        "outside those of their class's real training images. The farthest synthetic ones:</p>",
+        _table(["image", "figure", "value", "real images"], _outlier_rows(results["physics"])),
+        "<h2>Texture</h2>",
+        "<p>Power over spatial frequency relative to real training images; below zero is blur.</p>",
         _spectra_figure(figures["spectra"]),
     ]
     page = (

@@ -1,0 +1,140 @@
+"""Do synthetic people move like real ones? Kinematic figures of synthetic against real images, with their floor.
+
+Legend: N images, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import wasserstein_distance
+
+from evaluation.images import ImageSet
+from radar.kinematics import axes_of, measure, units_of
+from radar.metadata import RadarMetadata
+
+Array = NDArray[np.float64]
+
+FENCE = 3.0  # interquartile ranges beyond a quartile: a normal variable lies there twice in a million
+NAMED = 20  # outliers listed
+
+
+def kinematics(images: ImageSet, radar: RadarMetadata | None) -> dict[str, Array]:
+    """Every figure of ``radar.kinematics.measure`` for every image, each (N,); colours count by their brightness."""
+    maps = ((images.images + 1) / 2).mean(dim=1).numpy()
+    return measure(maps, axes_of(*maps.shape[1:], radar))
+
+
+def physics(
+    real: ImageSet,
+    held_out: ImageSet,
+    synthetic: ImageSet,
+    classes: tuple[str, ...],
+    radar: RadarMetadata | None,
+) -> dict[str, Any]:
+    """Wasserstein distances between the distributions of every figure, class by class.
+
+    The floor is the distance of held-out real images to the same real training images. As many synthetic as held-out
+    images are compared, because few images lie farther from any distribution than many do.
+
+    Returns:
+        ``unit`` of each figure; ``overall`` and ``per_class`` (by name): per figure ``real`` and ``synthetic``
+        medians, ``distance``, ``floor`` and ``ratio`` (over classes: mean distances, and their ratio), None where it
+        cannot be had; ``outliers``: the share of synthetic and of held-out images with a figure far outside those of
+        their class's real images, and the first of the synthetic ones by name.
+    """
+    figures = [kinematics(part, radar) for part in (real, held_out, synthetic)]
+    units = units_of(axes_of(*real.images.shape[-2:], radar))
+    generator = np.random.default_rng(0)
+    per_class: dict[str, dict[str, Any]] = {}
+    for label, name in enumerate(classes):
+        members = [np.flatnonzero(part.labels.numpy() == label) for part in (real, held_out, synthetic)]
+        number = min(len(members[1]), len(members[2]))
+        members[1:] = [generator.permutation(part)[:number] for part in members[1:]]
+        per_class[name] = {
+            figure: _compare(*(values[figure][part] for values, part in zip(figures, members, strict=True)))
+            for figure in units
+        }
+    overall = {figure: _over_classes([per_class[name][figure] for name in classes]) for figure in units}
+    far_synthetic, far_held_out = (
+        _outliers(figures[0], real, values, part) for values, part in ((figures[2], synthetic), (figures[1], held_out))
+    )
+    return {
+        "unit": units,
+        "overall": overall,
+        "per_class": per_class,
+        "outliers": {
+            "synthetic": len(far_synthetic) / len(synthetic),
+            "held_out": len(far_held_out) / len(held_out),
+            "named": [
+                {"file": str(synthetic.paths[index]), "figure": figure, "value": value, "usual": usual}
+                for index, (figure, value, usual) in list(far_synthetic.items())[:NAMED]
+            ],
+        },
+    }
+
+
+def _finite(values: Array) -> Array:
+    return values[np.isfinite(values)]
+
+
+def _compare(real: Array, held_out: Array, synthetic: Array) -> dict[str, float | None]:
+    real, held_out, synthetic = _finite(real), _finite(held_out), _finite(synthetic)
+    distance = wasserstein_distance(synthetic, real) if len(synthetic) and len(real) else None
+    floor = wasserstein_distance(held_out, real) if len(held_out) and len(real) else None
+    return {
+        "real": float(np.median(real)) if len(real) else None,
+        "synthetic": float(np.median(synthetic)) if len(synthetic) else None,
+        "distance": distance,
+        "floor": floor,
+        "ratio": _ratio(distance, floor),
+    }
+
+
+def _ratio(distance: float | None, floor: float | None) -> float | None:
+    return distance / floor if distance is not None and floor else None
+
+
+def _over_classes(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """Means over the classes that have both distances; medians over all that have one."""
+
+    def mean(name: str, among: list[dict[str, float | None]]) -> float | None:
+        values = [row[name] for row in among if row[name] is not None]
+        return float(np.mean(values)) if values else None
+
+    both = [row for row in rows if row["distance"] is not None and row["floor"] is not None]
+    distance, floor = mean("distance", both), mean("floor", both)
+    return {
+        "real": mean("real", rows),
+        "synthetic": mean("synthetic", rows),
+        "distance": distance,
+        "floor": floor,
+        "ratio": _ratio(distance, floor),
+    }
+
+
+def _outliers(
+    reference: dict[str, Array], real: ImageSet, figures: dict[str, Array], images: ImageSet
+) -> dict[int, tuple[str, float, list[float]]]:
+    """Images with a figure beyond the fences of their class: index -> (figure, value, fences), the farthest first."""
+    found: dict[int, tuple[float, str, float, list[float]]] = {}
+    labels, real_labels = images.labels.numpy(), real.labels.numpy()
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        for figure, values in reference.items():
+            known = _finite(values[real_labels == label])
+            if len(known) < 4:
+                continue
+            low, high = np.quantile(known, [0.25, 0.75])
+            width = max(high - low, 1e-9)
+            fences = [float(low - FENCE * width), float(high + FENCE * width)]
+            mine = figures[figure][members]
+            beyond = np.maximum(fences[0] - mine, mine - fences[1]) / width
+            for place in np.flatnonzero(beyond > 0):
+                index = int(members[place])
+                if index not in found or found[index][0] < beyond[place]:
+                    found[index] = (float(beyond[place]), figure, float(mine[place]), fences)
+    order = sorted(found, key=lambda index: -found[index][0])
+    return {index: found[index][1:] for index in order}

@@ -1,0 +1,96 @@
+"""Physics of synthetic against real images: nothing to see for new measurements, plain to see for bad generators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.images import ImageSet
+from evaluation.physics import physics
+
+CLASSES = ("fast", "slow")
+
+
+def gait(number: int, seed: int, labels: list[int] | None = None) -> ImageSet:
+    """Swinging lines of two speeds with their own cadences, strides and noise, (N, 1, 48, 48)."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.arange(48)[:, None], np.arange(48)
+    labels = labels if labels is not None else [index % 2 for index in range(number)]
+    images = []
+    for label in labels:
+        speed = (12.0, 6.0)[label] + rng.normal()
+        period = (10.0, 14.0)[label] * rng.uniform(0.95, 1.05)
+        swing = rng.uniform(3, 5) * np.sin(2 * np.pi * columns / period + rng.uniform(0, 6.3))
+        body = np.exp(-0.5 * (((23.5 - rows) - speed) / 1.2) ** 2) * np.ones(48)
+        limb = 0.7 * np.exp(-0.5 * (((23.5 - rows) - speed - swing) / 1.5) ** 2)
+        images.append(np.clip(np.maximum(body, limb) + 0.03 * rng.random((48, 48)), 0, 1))
+    tensor = torch.tensor(np.stack(images), dtype=torch.float32)[:, None] * 2 - 1
+    return ImageSet(tensor, torch.tensor(labels), [Path(f"{CLASSES[label]}/{n}.png") for n, label in enumerate(labels)])
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[ImageSet, ImageSet]:
+    return gait(120, 0), gait(60, 1)
+
+
+def ratio(real: tuple[ImageSet, ImageSet], synthetic: ImageSet, figure: str) -> float:
+    return physics(*real, synthetic, CLASSES, None)["overall"][figure]["ratio"]
+
+
+def test_new_measurements_are_as_near_as_held_out_ones(real):
+    result = physics(*real, gait(60, 2), CLASSES, None)
+    ratios = [row["ratio"] for row in result["overall"].values() if row["ratio"] is not None]
+    assert len(ratios) >= 13
+    assert 0.6 < np.median(ratios) < 1.6 and max(ratios) < 4
+    assert result["outliers"]["synthetic"] < 0.05
+    assert result["overall"]["torso"]["synthetic"] == pytest.approx(9, abs=0.7)
+
+
+def test_a_doppler_flip_reverses_torso_and_symmetry(real):
+    flipped = gait(60, 2)
+    flipped.images = flipped.images.flip(2)
+    for figure in ("torso", "symmetry", "upper_envelope"):
+        assert ratio(real, flipped, figure) > 5, figure
+    assert ratio(real, flipped, "cadence") < 3
+
+
+def test_swapped_labels_move_torso_and_cadence(real):
+    swapped = gait(60, 2)
+    swapped.labels = 1 - swapped.labels
+    assert ratio(real, swapped, "torso") > 5 and ratio(real, swapped, "cadence") > 5
+
+
+def test_time_drawn_out_changes_the_cadence_alone(real):
+    slower = gait(60, 2)
+    half = slower.images[..., :24]
+    slower.images = torch.nn.functional.interpolate(half, (48, 48), mode="bilinear")
+    assert ratio(real, slower, "cadence") > 5
+    assert ratio(real, slower, "torso") < 4
+
+
+def test_one_picture_repeated_is_far_in_every_spread(real):
+    one = gait(60, 2)
+    one.images = one.images[:2].repeat(30, 1, 1, 1)
+    ratios = [ratio(real, one, figure) for figure in ("torso", "torso_swing", "cadence", "bandwidth")]
+    assert np.median(ratios) > 2
+
+
+def test_noise_is_outlying_and_named(real):
+    noise = gait(60, 2)
+    noise.images = torch.rand(noise.images.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    outliers = physics(*real, noise, CLASSES, None)["outliers"]
+    assert outliers["synthetic"] == 1.0 and outliers["held_out"] < 0.05
+    first = outliers["named"][0]
+    assert first["file"].endswith(".png")
+    low, high = first["usual"]
+    assert first["value"] < low or first["value"] > high
+
+
+def test_a_class_without_synthetic_images_leaves_the_others_comparable(real):
+    only_fast = gait(30, 2, labels=[0] * 30)
+    result = physics(*real, only_fast, CLASSES, None)
+    assert result["per_class"]["slow"]["torso"]["distance"] is None
+    assert result["overall"]["torso"]["ratio"] == pytest.approx(result["per_class"]["fast"]["torso"]["ratio"])
