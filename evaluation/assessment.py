@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dataset import DataContract
 from evaluation import report
 from evaluation.classifier import confusion, features, predict
@@ -72,7 +74,8 @@ def assess(
             "held_out_per_class": _per_class(on_held_out),
         },
         "novelty": copied,
-        "fidelity": fidelity(*seen),
+        "fidelity": fidelity(*seen)
+        | {"per_class": _fidelity_per_class(seen, (real, held_out, synthetic), contract.classes)},
         "physics": physics(real, held_out, synthetic, contract.classes, radar),
         "spectra_db": {name: [part.tolist() for part in pair] for name, pair in spectra.items()},
     }
@@ -86,6 +89,17 @@ def assess(
     }
     report.write_page(results, figures, contract, folder)
     return results
+
+
+def _fidelity_per_class(
+    seen: list[Tensor], parts: tuple[ImageSet, ...], classes: tuple[str, ...]
+) -> dict[str, dict[str, Any] | None]:
+    """None for a class that is missing from one of the parts."""
+    found: dict[str, dict[str, Any] | None] = {}
+    for label, name in enumerate(classes):
+        of_class = [features[part.labels == label] for features, part in zip(seen, parts, strict=True)]
+        found[name] = fidelity(*of_class) if all(map(len, of_class)) else None
+    return found
 
 
 def _right(matrix: Any) -> float:

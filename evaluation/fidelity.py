@@ -5,6 +5,8 @@ Legend: N images, F features.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy import linalg
@@ -12,6 +14,7 @@ from torch import Tensor
 
 SUBSETS = 50
 SUBSET_SIZE = 100
+NEIGHBOURS = 5
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
@@ -54,10 +57,48 @@ def _kernel(one: Tensor, other: Tensor) -> Tensor:
     return (one @ other.T / one.shape[1] + 1) ** 3
 
 
-def fidelity(real: Tensor, held_out: Tensor, synthetic: Tensor) -> dict[str, float]:
-    """Both distances of synthetic to real features beside those of held-out to real ones, at equal numbers.
+def neighbourhoods(real: Tensor, other: Tensor, neighbours: int = NEIGHBOURS) -> dict[str, float]:
+    """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020). (N, F), (M, F).
+
+    A point's neighbourhood is the ball that reaches to its ``neighbours``-th nearest in its own set. Precision: share
+    of ``other`` within a real neighbourhood. Recall: share of ``real`` within one of ``other``. Density: how many real
+    neighbourhoods hold one of ``other``, over ``neighbours``. Coverage: share of real neighbourhoods that hold any of
+    ``other``. nan where a set has not more than ``neighbours`` images.
+    """
+    if min(len(real), len(other)) <= neighbours:
+        return dict.fromkeys(("precision", "recall", "density", "coverage"), float("nan"))
+    real, other = real.double(), other.double()
+    # The image itself is its own nearest, at distance zero.
+    real_reach = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values
+    other_reach = torch.cdist(other, other).kthvalue(neighbours + 1, dim=1).values
+    between = torch.cdist(other, real)  # (M, N)
+    in_real = between < real_reach
+    return {
+        "precision": float(in_real.any(dim=1).double().mean()),
+        "recall": float((between < other_reach[:, None]).any(dim=0).double().mean()),
+        "density": float(in_real.double().sum(dim=1).mean() / neighbours),
+        "coverage": float(in_real.any(dim=0).double().mean()),
+    }
+
+
+def compare(real: Tensor, other: Tensor) -> dict[str, float]:
+    """Every figure of this module of ``other`` (M, F) against ``real`` (N, F)."""
+    kernel, deviation = kernel_distance(real, other)
+    return {
+        "frechet": frechet_distance(real, other),
+        "kernel": kernel,
+        "kernel_sd": deviation,
+        **neighbourhoods(real, other),
+    }
+
+
+def fidelity(real: Tensor, held_out: Tensor, synthetic: Tensor) -> dict[str, Any]:
+    """Figures of ``synthetic`` against ``real`` beside those of ``held_out``, at equal numbers of images.
 
     (N, F) features each. The floor is what a perfect generator would score.
+
+    Returns:
+        ``images`` on each side; ``synthetic`` and ``floor``: see ``compare``.
     """
     number = min(len(held_out), len(synthetic), len(real))
     generator = torch.Generator().manual_seed(0)
@@ -66,14 +107,4 @@ def fidelity(real: Tensor, held_out: Tensor, synthetic: Tensor) -> dict[str, flo
         return features[torch.randperm(len(features), generator=generator)[:number]]
 
     real, held_out, synthetic = some(real), some(held_out), some(synthetic)
-    kernel, kernel_sd = kernel_distance(real, synthetic)
-    floor, floor_sd = kernel_distance(real, held_out)
-    return {
-        "images": number,
-        "frechet": frechet_distance(real, synthetic),
-        "frechet_floor": frechet_distance(real, held_out),
-        "kernel": kernel,
-        "kernel_sd": kernel_sd,
-        "kernel_floor": floor,
-        "kernel_floor_sd": floor_sd,
-    }
+    return {"images": number, "synthetic": compare(real, synthetic), "floor": compare(real, held_out)}

@@ -131,6 +131,46 @@ def _spectra_figure(curves: dict[str, tuple[Tensor, Tensor]]) -> str:
     return _figure(figure)
 
 
+FIDELITY_NAMES = {
+    "frechet": "Frechet distance",
+    "kernel": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
+
+
+def fidelity_rows(fidelity: dict[str, Any]) -> list[list[str]]:
+    """Fidelity and diversity as rows of text: name, synthetic, floor."""
+    rows = []
+    for key, name in FIDELITY_NAMES.items():
+        cells = [_figure_text(fidelity[side][key]) for side in ("synthetic", "floor")]
+        if key == "kernel":
+            cells = [
+                f"{cell} ± {_figure_text(fidelity[side]['kernel_sd'])}"
+                for cell, side in zip(cells, ("synthetic", "floor"), strict=True)
+            ]
+        rows.append([name, *cells])
+    return rows
+
+
+def _fidelity_class_rows(per_class: dict[str, dict[str, Any] | None]) -> list[list[str]]:
+    rows = []
+    for name, found in per_class.items():
+        if found is None:
+            rows.append([name, "0", *["-"] * 6])
+            continue
+        sides = (found["synthetic"], found["floor"])
+        figures = [_figure_text(side[key]) for key in ("kernel", "precision", "coverage") for side in sides]
+        rows.append([name, str(found["images"]), *figures])
+    return rows
+
+
+def _figure_text(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4g}"
+
+
 def _ratio_figure(physics: dict[str, Any]) -> str:
     """Distance over floor of every figure in every class: white is as near as held-out images, red is farther."""
     names, kinds = list(physics["per_class"]), list(physics["unit"])
@@ -244,16 +284,12 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         "<h2>How near is their distribution?</h2>",
         f"<p>In the features of the classifier of real images, with {fidelity['images']} images on each side. The "
         "floor is the distance of held-out real images: a perfect generator would reach it, and no more.</p>",
+        _table(["against real training images", "synthetic", "floor"], fidelity_rows(fidelity)),
+        "<p>Precision and density say whether synthetic images lie where real ones do, recall and coverage whether "
+        "they lie everywhere that real ones do. Class by class:</p>",
         _table(
-            ["distance to real training images", "synthetic", "floor"],
-            [
-                ["Frechet", f"{fidelity['frechet']:.3f}", f"{fidelity['frechet_floor']:.3f}"],
-                [
-                    "kernel",
-                    f"{fidelity['kernel']:.4f} ± {fidelity['kernel_sd']:.4f}",
-                    f"{fidelity['kernel_floor']:.4f} ± {fidelity['kernel_floor_sd']:.4f}",
-                ],
-            ],
+            ["class", "images", "kernel distance", "floor", "precision", "floor", "coverage", "floor"],
+            _fidelity_class_rows(fidelity["per_class"]),
         ),
         "<h2>Do they move like real ones?</h2>",
         "<p>Figures a radar engineer reads off a spectrogram, real and synthetic (mean of the classes' medians), and "

@@ -27,7 +27,7 @@ from evaluation.classifier import (
     predict,
     train_classifier,
 )
-from evaluation.fidelity import fidelity, frechet_distance, kernel_distance
+from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods
 from evaluation.gain import ARMS, BASELINE, Judge, compare_arms, headline, mean_and_interval
 from evaluation.images import ImageSet
 from evaluation.novelty import novelty
@@ -139,8 +139,32 @@ def test_noise_is_far_from_real_features_and_held_out_images_are_near():
     model = trained_on(real)
     noise = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     figures = fidelity(*(features(model, images, CPU) for images in (real.images, held_out.images, noise)))
-    assert figures["frechet"] > 3 * figures["frechet_floor"]
-    assert figures["kernel"] > figures["kernel_floor"] + 3 * figures["kernel_floor_sd"]
+    found, floor = figures["synthetic"], figures["floor"]
+    assert found["frechet"] > 3 * floor["frechet"]
+    assert found["kernel"] > floor["kernel"] + 3 * floor["kernel_sd"]
+    assert found["precision"] < 0.2 < 0.6 < floor["precision"]
+    assert found["coverage"] < 0.2 < 0.6 < floor["coverage"]
+
+
+def test_neighbourhoods_by_hand():
+    # Five real points in a row one apart: with one neighbour each ball has radius 1 and is open.
+    real = torch.arange(5.0)[:, None]
+    other = torch.tensor([[0.5], [0.6], [9.0]])
+    figures = neighbourhoods(real, other, neighbours=1)
+    assert figures["precision"] == pytest.approx(2 / 3)  # 9 is nowhere
+    assert figures["density"] == pytest.approx(4 / 3)  # 0.5 and 0.6 lie in the balls of 0 and of 1
+    assert figures["coverage"] == pytest.approx(2 / 5)  # of the balls of 0 and 1
+    assert figures["recall"] == pytest.approx(4 / 5)  # the ball of 9 reaches 8.4, past 1; those of 0.5 and 0.6 0.1
+    assert math.isnan(neighbourhoods(real, other[:1], neighbours=1)["coverage"])
+
+
+def test_one_mode_only_loses_recall_and_coverage_but_not_precision():
+    real, other = normal(200, 4, 0), normal(200, 4, 1)
+    mode = other[:1] + 0.1 * normal(200, 4, 2)
+    whole, single = neighbourhoods(real, other), neighbourhoods(real, mode)
+    assert single["precision"] > 0.7
+    assert single["coverage"] < 0.2 < 0.8 < whole["coverage"]
+    assert single["recall"] < 0.2 < 0.7 < whole["recall"]
 
 
 def test_blur_lacks_high_frequencies_by_its_own_transfer_function():
