@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.arguments import Parser, count, existing_dir, output_dir, positive_int, run_script
+from training.arguments import Parser, count, existing_dir, output_dir, positive_int, positive_real, run_script
 from training.data_arguments import add_data_arguments, check_data_arguments, split_options
 
 
@@ -20,11 +20,25 @@ def build_parser() -> Parser:
     parser.add_argument("--synthetic", type=existing_dir, required=True, help="class folders that a generator wrote")
     parser.add_argument("--output_dir", type=output_dir, default=Path("report"), help="where the report goes")
     parser.add_argument(
-        "--classifier", default="small", metavar="NAME", help="small, or a torchvision network such as resnet18"
+        "--classifier",
+        default="resnet18",
+        metavar="NAME",
+        help="small (quick), a torchvision network, or FILE.py:FUNCTION for your own",
     )
     parser.add_argument("--steps", type=positive_int, default=400, help="optimiser steps of every classifier")
     parser.add_argument("--batch_size", type=positive_int, default=64, help="images per step")
-    parser.add_argument("--seeds", type=positive_int, default=3, help="classifiers trained per arm")
+    parser.add_argument(
+        "--k", type=positive_int, nargs="+", default=[], metavar="IMAGES", help="also with so few real ones per class"
+    )
+    parser.add_argument(
+        "--volumes",
+        type=positive_real,
+        nargs="+",
+        default=[],
+        metavar="RATIO",
+        help="also with so many synthetic images per real one",
+    )
+    parser.add_argument("--seeds", type=positive_int, default=5, help="classifiers trained per arm")
     parser.add_argument("--seed", type=count, default=0, help="the first of them")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to train")
     add_data_arguments(parser)
@@ -48,8 +62,9 @@ def evaluate(args: argparse.Namespace) -> int:
     """Read the three sets of images, judge, and say where the report is."""
     from dataset import open_data
     from evaluation.assessment import assess
-    from evaluation.gain import Judge
+    from evaluation.gain import Judge, Study
     from evaluation.images import channels_of, from_dataset, from_folder
+    from evaluation.novelty import refuse_leak
     from evaluation.report import gain_rows
     from radar.metadata import RadarMetadata
     from spectrograms.listing import list_images
@@ -88,10 +103,22 @@ def evaluate(args: argparse.Namespace) -> int:
     for note in notes:
         print(note)
     synthetic = from_folder(args.synthetic, contract, 1, "--synthetic")
-    judge = Judge(args.classifier, args.steps, args.batch_size, device)
-    seeds = list(range(args.seed, args.seed + args.seeds))
+    refuse_leak(held_out, real, "the real training images")
+    refuse_leak(held_out, synthetic, "the synthetic images")
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    study = Study(
+        real,
+        synthetic,
+        held_out,
+        len(contract.classes),
+        Judge(args.classifier, args.steps, args.batch_size, device),
+        range(args.seed, args.seed + args.seeds),
+        [*sorted(set(args.k)), None],
+        sorted(set(args.volumes)),
+        args.output_dir,
+    )
     radar = RadarMetadata.load(args.data_dir or args.real_train)
-    results = assess(real, held_out, synthetic, contract, radar, judge, seeds, args.output_dir)
+    results = assess(real, held_out, synthetic, contract, radar, study, args.output_dir)
     print(f"\n{'training images':32}{'accuracy %':>16}{'macro F1 %':>16}{'over real + classical':>24}")
     for name, accuracy, f1, difference in gain_rows(results["gain"]):
         print(f"{name:32}{accuracy:>16}{f1:>16}{difference:>24}")

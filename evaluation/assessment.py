@@ -12,7 +12,7 @@ from dataset import DataContract
 from evaluation import report
 from evaluation.classifier import confusion, features, predict
 from evaluation.fidelity import fidelity
-from evaluation.gain import BASELINE, Judge, compare_arms, headline
+from evaluation.gain import BASELINE, Study, headline, right_per_class
 from evaluation.images import ImageSet
 from evaluation.novelty import novelty
 from evaluation.physics import physics
@@ -27,8 +27,7 @@ def assess(
     synthetic: ImageSet,
     contract: DataContract,
     radar: RadarMetadata | None,
-    judge: Judge,
-    seeds: list[int],
+    study: Study,
     folder: Path,
 ) -> dict[str, Any]:
     """Judge ``synthetic`` and write ``report.json``, ``report.html``, ``grid.png`` and ``closest.png`` to ``folder``.
@@ -39,15 +38,17 @@ def assess(
         synthetic: what it made.
         contract: of all three.
         radar: what their rows and columns mean, or None where that is not known.
-        judge, seeds: how classifiers are trained, and how often.
-        folder: made where it is missing.
+        study: of the same three, which classifiers to train and how often.
+        folder: where the report goes.
 
     Returns:
         what ``report.json`` holds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     classes = len(contract.classes)
-    table, classifier, matrices = compare_arms(real, synthetic, held_out, classes, judge, seeds)
+    judge = study.judge
+    study.run()
+    classifier = study.classifier_of_real()
+    table = study.table(None)
     agreement = confusion(synthetic.labels, predict(classifier, synthetic.images, judge.device), classes)
     on_held_out = confusion(held_out.labels, predict(classifier, held_out.images, judge.device), classes)
     copied, near_synthetic, near_held_out = novelty(synthetic, real, held_out)
@@ -61,17 +62,18 @@ def assess(
         "setting": (
             f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
             f"{classes} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier {judge.network}, "
-            f"{judge.steps} steps of {judge.batch_size} images, {len(seeds)} seeds. {_test_noise(table, len(held_out))}"
-            f"{_absent(synthetic, contract)}"
+            f"{judge.steps} steps of {judge.batch_size} images, {len(study.seeds)} seeds. "
+            f"{_test_noise(table, len(held_out))}{_absent(synthetic, contract)}"
         ),
         "classes": list(contract.classes),
         "gain": table,
-        "confusion": {name: matrix.tolist() for name, matrix in matrices.items()},
+        "by_images_per_class": {"all" if k is None else str(k): study.table(k) for k in study.ks},
+        "by_volume": {f"{volume:g}": study.table(None, volume) for volume in study.volumes},
         "agreement": {
             "synthetic": _right(agreement),
             "held_out": _right(on_held_out),
-            "synthetic_per_class": _per_class(agreement),
-            "held_out_per_class": _per_class(on_held_out),
+            "synthetic_per_class": right_per_class(agreement),
+            "held_out_per_class": right_per_class(on_held_out),
         },
         "novelty": copied,
         "fidelity": fidelity(*seen)
@@ -104,12 +106,6 @@ def _fidelity_per_class(
 
 def _right(matrix: Any) -> float:
     return float(matrix.diagonal().sum() / matrix.sum())
-
-
-def _per_class(matrix: Any) -> list[float | None]:
-    """Share labelled right; None for a class without images."""
-    pairs = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
-    return [right / total if total else None for right, total in pairs]
 
 
 def _test_noise(table: dict[str, dict], held_out: int) -> str:

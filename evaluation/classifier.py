@@ -5,9 +5,11 @@ Legend: B batch, C channels, K classes, F features.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torchvision
@@ -51,13 +53,21 @@ class SmallCNN(nn.Module):
 
 
 def build_classifier(name: str, channels: int, num_classes: int) -> nn.Module:
-    """``"small"``, or a torchvision classification network by name, untrained, for ``channels`` channels.
+    """An untrained network for images of ``channels`` channels.
+
+    Args:
+        name: ``"small"``; a torchvision classification network; or ``FILE.py:FUNCTION`` for the user's own, a function
+            (channels, num_classes) -> network whose last layer is a ``nn.Linear`` called ``fc``.
+        channels: of the images.
+        num_classes: K.
 
     Raises:
-        UserError: torchvision knows no such network, or it has no ``fc`` layer to read features before.
+        UserError: there is no such network, or it has no ``fc`` layer to read features before.
     """
     if name == "small":
         return SmallCNN(channels, num_classes)
+    if ".py:" in name:
+        return _users_own(name, channels, num_classes)
     try:
         model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     except ValueError as error:
@@ -72,6 +82,22 @@ def build_classifier(name: str, channels: int, num_classes: int) -> nn.Module:
         owner_name = next(key for key, module in model.named_modules() if module is first)
         owner, _, attribute = owner_name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, replacement)
+    return model
+
+
+def _users_own(name: str, channels: int, num_classes: int) -> nn.Module:
+    path, _, function = name.rpartition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--classifier {name}: no such file")
+    spec = importlib.util.spec_from_file_location("users_classifier", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        model = getattr(module, function)(channels, num_classes)
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"--classifier {name}: failed with {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module) or not isinstance(getattr(model, "fc", None), nn.Linear):
+        raise UserError(f"--classifier {name}: must return a network whose last layer is a torch.nn.Linear called fc")
     return model
 
 

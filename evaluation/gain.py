@@ -1,18 +1,35 @@
-"""Does synthetic data help a classifier? Arms that differ in their training images alone, and paired differences."""
+"""Does synthetic data help a classifier? Arms that differ in their training images alone, and paired differences.
+
+Legend: K classes, k real images per class.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from errors import UserError
 from evaluation.classical import classical
-from evaluation.classifier import accuracy_and_f1, batches_of, confusion, predict, train_classifier
+from evaluation.classifier import (
+    accuracy_and_f1,
+    batches_of,
+    build_classifier,
+    confusion,
+    predict,
+    train_classifier,
+)
 from evaluation.images import ImageSet
+from training import checkpoint
+from training.order import mix_seed
 
 ARMS = {
     # name: (real, synthetic, classical)
@@ -23,9 +40,10 @@ ARMS = {
     "synthetic": (False, True, False),
 }
 BASELINE = "real + classical"
+TRAINING_VERSION = 1  # raised when the same arm would be trained otherwise: cached results then count no more
 
 
-@dataclass
+@dataclass(frozen=True)
 class Judge:
     """How classifiers are trained: network, steps, batch size, device."""
 
@@ -35,61 +53,210 @@ class Judge:
     device: torch.device
 
 
+@dataclass(frozen=True)
+class Case:
+    """One classifier to train.
+
+    Attributes:
+        arm: one of ``ARMS``.
+        k: real images per class; None for all.
+        volume: synthetic images per real one; None for all there are.
+        seed: of the draw of images, of weights and batches.
+    """
+
+    arm: str
+    k: int | None
+    volume: float | None
+    seed: int
+
+
+def plan(seeds: Sequence[int], ks: Sequence[int | None], volumes: Sequence[float]) -> list[Case]:
+    """Every arm at every k with all synthetic images; at the last k, the arms with synthetic ones at every volume."""
+    cases = [_case(arm, k, None, seed) for k in ks for seed in seeds for arm in ARMS]
+    for volume in volumes:
+        cases += [Case(arm, ks[-1], volume, seed) for seed in seeds for arm in ARMS if ARMS[arm][1]]
+    return list(dict.fromkeys(cases))
+
+
+def _case(arm: str, k: int | None, volume: float | None, seed: int) -> Case:
+    """Synthetic images alone are the same at every k, unless their number follows that of the real ones."""
+    return Case(arm, k if ARMS[arm][0] or volume is not None else None, volume, seed)
+
+
+def some_of_each_class(images: ImageSet, numbers: Tensor, seed: int) -> ImageSet:
+    """``numbers`` (K,) random images of every class, or all that it has."""
+    generator = torch.Generator().manual_seed(seed)
+    picks = []
+    for label, number in enumerate(numbers.tolist()):
+        members = (images.labels == label).nonzero().squeeze(1)
+        picks.append(members[torch.randperm(len(members), generator=generator)[:number]])
+    return images.take(torch.cat(picks))
+
+
+@dataclass
+class Study:
+    """The classifiers' results.
+
+    Args:
+        real: training images.
+        synthetic: of the generator.
+        test: held-out real images.
+        classes: K.
+        judge: how classifiers are trained.
+        seeds: classifiers per arm; each draws its own k images and its own synthetic ones.
+        ks, volumes: see ``plan``.
+        folder: where results are kept, so that a second run trains only what is new; None to keep none.
+    """
+
+    real: ImageSet
+    synthetic: ImageSet
+    test: ImageSet
+    classes: int
+    judge: Judge
+    seeds: Sequence[int]
+    ks: Sequence[int | None] = (None,)
+    volumes: Sequence[float] = ()
+    folder: Path | None = None
+    matrices: dict[Case, Tensor] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Train what no earlier run has trained; fills ``matrices``, the confusion matrix (K, K) of every case."""
+        cases = plan(self.seeds, self.ks, self.volumes)
+        images = [self.real.digest(), self.synthetic.digest(), self.test.digest()]
+        keys = {case: self._key(case, images) for case in cases}
+        known = self._known()
+        self.matrices = {case: known[key] for case, key in keys.items() if key in known}
+        missing = [case for case in cases if case not in self.matrices]
+        total = len(missing) * self.judge.steps
+        with tqdm(total=total, desc="training classifiers", unit="step", disable=not total) as bar:
+            for case in missing:
+                model = self._train(case, bar)
+                matrix = confusion(self.test.labels, predict(model, self.test.images, self.judge.device), self.classes)
+                self.matrices[case] = matrix
+                self._remember(keys[case], matrix)
+
+    def classifier_of_real(self) -> nn.Module:
+        """A classifier of all real training images alone: it labels synthetic ones, and gives the features."""
+        case = Case("real", None, None, self.seeds[0])
+        key = self._key(case, [self.real.digest()])
+        path = self.folder / "classifier.pt" if self.folder else None
+        model = build_classifier(self.judge.network, self.real.images.shape[1], self.classes)
+        if path is not None and path.exists():
+            try:
+                saved = checkpoint.load(path, "classifier")
+                if saved["key"] == key:
+                    model.load_state_dict(saved["weights"])
+                    return model.to(self.judge.device).eval()
+            except (UserError, KeyError, RuntimeError):
+                pass  # damaged or of another network: it is trained again
+        with tqdm(total=self.judge.steps, desc="training the classifier of real images", unit="step") as bar:
+            model = self._train(case, bar)
+        if path is not None:
+            weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+            version = checkpoint.FORMAT_VERSION
+            checkpoint.save({"format_version": version, "kind": "classifier", "key": key, "weights": weights}, path)
+        return model
+
+    def _train(self, case: Case, bar: tqdm) -> nn.Module:
+        use_real, use_synthetic, use_classical = ARMS[case.arm]
+        real = self.real_of(case)
+        batch = batches_of(
+            real if use_real else None,
+            self.synthetic_of(case, real) if use_synthetic else None,
+            self.classes,
+            self.judge.batch_size,
+            classical if use_classical else None,
+        )
+        return train_classifier(
+            self.judge.network, self.classes, batch, self.judge.steps, case.seed, self.judge.device, bar.update
+        )
+
+    def real_of(self, case: Case) -> ImageSet:
+        """The real training images of a case: the same in every arm of one seed."""
+        if case.k is None:
+            return self.real
+        return some_of_each_class(self.real, torch.full((self.classes,), case.k), mix_seed(case.seed, case.k, 0))
+
+    def synthetic_of(self, case: Case, real: ImageSet) -> ImageSet:
+        """The synthetic training images of a case beside its ``real`` ones, class by class ``volume`` times as many."""
+        if case.volume is None:
+            return self.synthetic
+        numbers = (case.volume * torch.bincount(real.labels, minlength=self.classes)).round().long()
+        return some_of_each_class(self.synthetic, numbers, mix_seed(case.seed, 1))
+
+    def table(self, k: int | None, volume: float | None = None) -> dict[str, dict[str, Any]]:
+        """Per arm at one k and volume: accuracies per seed, means with intervals, difference to ``BASELINE``, recalls.
+
+        Arms without synthetic images are those of any volume.
+        """
+        rows = {}
+        for arm, (_, use_synthetic, _) in ARMS.items():
+            rows[arm] = [self.matrices[_case(arm, k, volume if use_synthetic else None, seed)] for seed in self.seeds]
+        baseline = [accuracy_and_f1(matrix)[0] for matrix in rows[BASELINE]]
+        return {arm: _row(matrices, baseline) for arm, matrices in rows.items()}
+
+    def _key(self, case: Case, images: list[str]) -> str:
+        judge = self.judge
+        training = [TRAINING_VERSION, judge.network, judge.steps, judge.batch_size, self.classes]
+        return checkpoint.digest([*training, case.arm, case.k, case.volume, case.seed, *images])
+
+    @property
+    def _memory(self) -> Path | None:
+        return self.folder / "classifiers.jsonl" if self.folder else None
+
+    def _known(self) -> dict[str, Tensor]:
+        known: dict[str, Tensor] = {}
+        if self._memory is None or not self._memory.exists():
+            return known
+        for line in self._memory.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                matrix = torch.tensor(entry["matrix"], dtype=torch.int64)
+            except (ValueError, KeyError, TypeError):
+                continue  # torn by a kill: that classifier is trained again
+            if matrix.shape == (self.classes, self.classes):
+                known[entry["key"]] = matrix
+        return known
+
+    def _remember(self, key: str, matrix: Tensor) -> None:
+        if self._memory is not None:
+            with open(self._memory, "a", encoding="utf-8") as file:
+                # On a line of its own even after one that a kill has torn.
+                file.write("\n" + json.dumps({"key": key, "matrix": matrix.tolist()}) + "\n")
+
+
+def _row(matrices: list[Tensor], baseline: list[float]) -> dict[str, Any]:
+    pairs = [accuracy_and_f1(matrix) for matrix in matrices]
+    accuracies = [accuracy for accuracy, _ in pairs]
+    accuracy, half = mean_and_interval(accuracies)
+    f1, f1_half = mean_and_interval([value for _, value in pairs])
+    difference, difference_half = mean_and_interval([a - b for a, b in zip(accuracies, baseline, strict=True)])
+    summed = torch.stack(matrices).sum(0)
+    return {
+        "accuracies": accuracies,
+        "accuracy": accuracy,
+        "accuracy_half_interval": half,
+        "macro_f1": f1,
+        "macro_f1_half_interval": f1_half,
+        "difference_to_baseline": difference,
+        "difference_half_interval": difference_half,
+        "right_per_class": right_per_class(summed),
+        "confusion": summed.tolist(),
+    }
+
+
+def right_per_class(matrix: Tensor) -> list[float | None]:
+    """Share of every class (row) that is labelled right; None for a class without images. (K, K)."""
+    pairs = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
+    return [right / total if total else None for right, total in pairs]
+
+
 def mean_and_interval(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
     """Mean, and half the width of its confidence interval by Student's t; nan for a single value."""
     if len(values) < 2:
         return float(np.mean(values)), float("nan")
     half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
     return float(np.mean(values)), float(half)
-
-
-def compare_arms(
-    real: ImageSet, synthetic: ImageSet, test: ImageSet, num_classes: int, judge: Judge, seeds: list[int]
-) -> tuple[dict[str, dict], torch.nn.Module, dict[str, Tensor]]:
-    """Train every arm with every seed and score it on ``test``.
-
-    Returns:
-        per arm: accuracy and macro F1 per seed, their means and intervals, and the paired difference to ``BASELINE``;
-        the first seed's classifier of real images alone; and the summed confusion matrix of every arm.
-    """
-    scores: dict[str, list[tuple[float, float]]] = {name: [] for name in ARMS}
-    matrices = {name: torch.zeros(num_classes, num_classes, dtype=torch.int64) for name in ARMS}
-    judge_of_real = None
-    with tqdm(total=len(ARMS) * len(seeds) * judge.steps, desc="training classifiers", unit="step") as bar:
-        for seed in seeds:
-            for name, (use_real, use_synthetic, use_classical) in ARMS.items():
-                batch = batches_of(
-                    real if use_real else None,
-                    synthetic if use_synthetic else None,
-                    num_classes,
-                    judge.batch_size,
-                    classical if use_classical else None,
-                )
-                model = train_classifier(
-                    judge.network, num_classes, batch, judge.steps, seed, judge.device, lambda: bar.update()
-                )
-                matrix = confusion(test.labels, predict(model, test.images, judge.device), num_classes)
-                matrices[name] += matrix
-                scores[name].append(accuracy_and_f1(matrix))
-                if name == "real" and judge_of_real is None:
-                    judge_of_real = model
-    baseline = [accuracy for accuracy, _ in scores[BASELINE]]
-    table = {}
-    for name, pairs in scores.items():
-        accuracies = [accuracy for accuracy, _ in pairs]
-        accuracy, half = mean_and_interval(accuracies)
-        f1, f1_half = mean_and_interval([value for _, value in pairs])
-        difference, difference_half = mean_and_interval([a - b for a, b in zip(accuracies, baseline, strict=True)])
-        table[name] = {
-            "accuracies": accuracies,
-            "accuracy": accuracy,
-            "accuracy_half_interval": half,
-            "macro_f1": f1,
-            "macro_f1_half_interval": f1_half,
-            "difference_to_baseline": difference,
-            "difference_half_interval": difference_half,
-        }
-    return table, judge_of_real, matrices
 
 
 def headline(table: dict[str, dict]) -> str:

@@ -18,6 +18,7 @@ from errors import UserError
 from spectrograms.contract import read_as
 from spectrograms.decode import read_image
 from spectrograms.listing import list_images
+from training.checkpoint import state_digest
 
 
 @dataclass
@@ -36,6 +37,10 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def digest(self) -> str:
+        """SHA-256 of images and labels: what a result depends on."""
+        return state_digest({"images": self.images, "labels": self.labels})
 
     def take(self, indices: Tensor) -> ImageSet:
         """Some of the images."""

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from errors import UserError
 from evaluation.images import ImageSet
 
 COPY_RATIO = 1 / 3  # nearer than a third of the way to the second nearest
 COPY_PERCENTILE = 0.01  # and nearer than 99 in 100 training images are to each other
 NEAR_PERCENTILE = 0.01  # of held-out distances: real images lie nearer than this once in a hundred
+
+
+SAME = 0.01  # root-mean-square, of the value range: re-encoding a picture changes no more; new measurements differ more
 
 
 @dataclass
@@ -44,6 +48,22 @@ def nearest(images: Tensor, training: Tensor, itself: bool = False) -> Nearest:
         indices.append(least.indices[:, 0])
     both = torch.cat(distances)
     return Nearest(both[:, 0], both[:, -1], torch.cat(indices))
+
+
+def refuse_leak(held_out: ImageSet, other: ImageSet, what: str) -> None:
+    """Refuse to judge by held-out images that ``other`` (told as ``what``) has too, the same or re-encoded.
+
+    Raises:
+        UserError: naming the first pair.
+    """
+    near = nearest(held_out.images, other.images)
+    same = (near.distance < SAME).nonzero().flatten().tolist()
+    if same:
+        first = same[0]
+        raise UserError(
+            f"{len(same)} held-out images are among {what}, such as {held_out.paths[first]} = "
+            f"{other.paths[int(near.index[first])]}: no figure would mean anything; take them out of one of the two"
+        )
 
 
 def novelty(synthetic: ImageSet, training: ImageSet, held_out: ImageSet) -> tuple[dict[str, float], Nearest, Nearest]:

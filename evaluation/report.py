@@ -91,6 +91,46 @@ def _gain_figure(table: dict[str, dict]) -> str:
     return _figure(figure)
 
 
+def _curves_figure(results: dict[str, Any]) -> str:
+    """Accuracy against the number of real images per class, and against the volume of synthetic ones."""
+    panels = [
+        (title, results[key])
+        for key, title in (
+            ("by_images_per_class", "real images per class"),
+            ("by_volume", "synthetic images per real one"),
+        )
+        if len(results[key]) > (key == "by_images_per_class")
+    ]
+    if not panels:
+        return ""
+    figure = Figure(figsize=(4.8 * len(panels), 3.4))
+    for number, (title, tables) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), number)
+        places = range(len(tables))
+        for arm in results["gain"]:
+            means = [100 * table[arm]["accuracy"] for table in tables.values()]
+            halves = [np.nan_to_num(100 * table[arm]["accuracy_half_interval"]) for table in tables.values()]
+            axes.errorbar(places, means, halves, capsize=2, marker="o", markersize=3, linewidth=1.2, label=arm)
+        axes.set_xticks(places, list(tables))
+        axes.set(xlabel=title, ylabel="accuracy (%), 95% interval")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    return _figure(figure)
+
+
+def _class_rows(results: dict[str, Any]) -> list[list[str]]:
+    """Per class: share labelled right without and with synthetic images, and what they change."""
+    table = results["gain"]
+    without, with_synthetic = (table[arm]["right_per_class"] for arm in (BASELINE, "real + synthetic + classical"))
+    return [
+        [name, "no images", "", ""]
+        if a is None
+        else [name, f"{100 * a:.1f}", f"{100 * b:.1f}", f"{100 * (b - a):+.1f}"]
+        for name, a, b in zip(results["classes"], without, with_synthetic, strict=True)
+    ]
+
+
 def _confusion_figure(matrices: list[tuple[str, Tensor]], classes: tuple[str, ...]) -> str:
     figure = Figure(figsize=(5.2 * len(matrices), 4.6))
     for number, (title, matrix) in enumerate(matrices, start=1):
@@ -268,6 +308,16 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         "<p>Every arm is trained from scratch with the same number of steps; only its training images differ.</p>",
         _gain_figure(results["gain"]),
         _table(["training images", "accuracy %", "macro F1 %", f"points over {BASELINE}"], gain_rows(results["gain"])),
+        "<p>Held-out real images of every class labelled right, over all seeds:</p>",
+        _table(["class", f"{BASELINE} %", "with synthetic %", "points"], _class_rows(results)),
+        _confusion_figure(
+            [
+                (arm, torch.tensor(results["gain"][arm]["confusion"]))
+                for arm in (BASELINE, "real + synthetic + classical")
+            ],
+            contract.classes,
+        ),
+        _curves_figure(results),
         "<h2>Are the labels right?</h2>",
         f"<p>A classifier trained on real images alone gives {100 * agreement['synthetic']:.1f}% of the synthetic "
         f"images the label they were drawn for, and {100 * agreement['held_out']:.1f}% of held-out real images "

@@ -372,9 +372,8 @@ def test_no_flag_of_the_training_scripts_is_dead(trained, tmp_path, monkeypatch)
     args = Recording(train_vqvae.parse(flags))
     assert train_vqvae.train(args) == 0
     assert args._unread == set()
-    args = Recording(
-        train_ldm.parse(ldm_flags(trained.data, trained.vqgan, tmp_path / "two", "--use_wandb", "--epochs", "2"))
-    )
+    more = ("--use_wandb", "--epochs", "2", "--augment_gain", "0.1")
+    args = Recording(train_ldm.parse(ldm_flags(trained.data, trained.vqgan, tmp_path / "two", *more)))
     assert train_ldm.train(args) == 0
     assert args._unread == set()
     for cls in (VQGANOptions, LDMOptions, LoopOptions):

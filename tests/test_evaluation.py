@@ -9,15 +9,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from tiny import make_images
 
 import evaluate
 from errors import UserError
+from evaluation import gain
 from evaluation.classical import classical
 from evaluation.classifier import (
     accuracy_and_f1,
@@ -28,7 +31,7 @@ from evaluation.classifier import (
     train_classifier,
 )
 from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods
-from evaluation.gain import ARMS, BASELINE, Judge, compare_arms, headline, mean_and_interval
+from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, headline, mean_and_interval
 from evaluation.images import ImageSet
 from evaluation.novelty import novelty
 from evaluation.report import gain_rows
@@ -197,15 +200,98 @@ def test_classical_augmentation_keeps_form_range_and_probabilities():
     assert torch.equal(changed, again)
 
 
-def test_every_arm_is_paired_with_the_baseline():
+def small_study(folder: Path | None = None, synthetic_seed: int = 1, **options: Any) -> Study:
     judge = Judge("small", 3, 8, CPU)
-    table, _, matrices = compare_arms(image_set(8, 0), image_set(8, 1), image_set(8, 2), 2, judge, [0, 1])
-    assert set(table) == set(ARMS) == set(matrices)
+    sets = (image_set(24, 0), image_set(40, synthetic_seed), image_set(8, 2))
+    return Study(*sets, 2, judge, (0, 1), folder=folder, **options)
+
+
+def test_every_arm_is_paired_with_the_baseline():
+    study = small_study()
+    study.run()
+    table = study.table(None)
+    assert set(table) == set(ARMS)
     baseline = table[BASELINE]["accuracies"]
     for row in table.values():
         mean, half = mean_and_interval([a - b for a, b in zip(row["accuracies"], baseline, strict=True)])
         assert (row["difference_to_baseline"], row["difference_half_interval"]) == pytest.approx((mean, half))
-    assert all(int(matrix.sum()) == 16 for matrix in matrices.values())
+        assert torch.tensor(row["confusion"]).sum() == 16
+
+
+def test_arms_differ_in_their_training_images_alone(monkeypatch):
+    drawn: dict[tuple, list] = {}
+    inner = gain.train_classifier
+
+    def spied(name, classes, batch, steps, seed, device, tick):
+        images, _ = batch(torch.Generator().manual_seed(seed))
+        drawn.setdefault(seed, []).append((len(images), steps))
+        return inner(name, classes, batch, steps, seed, device, tick)
+
+    monkeypatch.setattr(gain, "train_classifier", spied)
+    small_study().run()
+    assert set(map(tuple, drawn.values())) == {((8, 3),) * len(ARMS)}
+
+
+def test_k_images_per_class_are_the_same_in_every_arm_and_others_with_another_seed():
+    study = small_study(ks=(3, None), volumes=(2.0,))
+    sets = {seed: study.real_of(Case("real", 3, None, seed)) for seed in (0, 1)}
+    assert torch.bincount(sets[0].labels).tolist() == [3, 3]
+    assert sets[0].digest() == study.real_of(Case("real + synthetic", 3, 2.0, 0)).digest() != sets[1].digest()
+    beside = study.synthetic_of(Case("real + synthetic", 3, 2.0, 0), sets[0])
+    assert torch.bincount(beside.labels).tolist() == [6, 6]
+    assert len(study.real_of(Case("real", None, None, 0))) == 24
+    study.run()
+    assert study.table(3)["synthetic"]["accuracies"] == study.table(None)["synthetic"]["accuracies"]
+    assert study.table(None, 2.0)["real"]["accuracies"] == study.table(None)["real"]["accuracies"]
+
+
+def test_a_second_run_trains_only_what_changed(tmp_path, monkeypatch):
+    trained: list[int] = []
+    inner = gain.train_classifier
+    monkeypatch.setattr(gain, "train_classifier", lambda *args: trained.append(args[4]) or inner(*args))
+    first = small_study(tmp_path)
+    first.run()
+    features_of = first.classifier_of_real().state_dict()["fc.weight"]
+    assert len(trained) == 2 * len(ARMS) + 1
+    again = small_study(tmp_path)
+    again.run()
+    assert torch.equal(again.classifier_of_real().state_dict()["fc.weight"], features_of)
+    assert len(trained) == 2 * len(ARMS) + 1, "nothing changed, and yet a classifier was trained"
+    assert again.table(None) == first.table(None)
+    with open(tmp_path / "classifiers.jsonl", "a") as file:
+        file.write('{"key": "torn')
+    more = small_study(tmp_path, ks=(2, None))
+    more.run()
+    assert len(trained) == 4 * len(ARMS) + 1 - 2, "the synthetic arm is the same at every k"
+    other = small_study(tmp_path, synthetic_seed=5)
+    other.run()
+    assert len(trained) == 6 * len(ARMS) + 1 - 2
+    again = small_study(tmp_path, ks=(2, None))
+    again.run()
+    assert len(trained) == 6 * len(ARMS) + 1 - 2, "a torn line cost more than its own classifier"
+
+
+def test_the_users_own_classifier_is_used_and_a_bad_one_named(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import torch\n"
+        "class Mine(torch.nn.Module):\n"
+        "    def __init__(self, channels, classes):\n"
+        "        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(channels, classes)\n"
+        "    def forward(self, images):\n"
+        "        return self.fc(images.mean(dim=(2, 3)))\n"
+        "def broken(channels, classes):\n"
+        "    raise ValueError('no such thing')\n"
+        "def headless(channels, classes):\n"
+        "    return torch.nn.Identity()\n"
+    )
+    assert build_classifier(f"{path}:Mine", 1, 3)(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    for function, words in (("broken", "ValueError: no such thing"), ("headless", "called fc"), ("none", "none")):
+        with pytest.raises(UserError, match=words):
+            build_classifier(f"{path}:{function}", 1, 3)
+    with pytest.raises(UserError, match="no such file"):
+        build_classifier(f"{tmp_path / 'other.py'}:Mine", 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -232,13 +318,15 @@ def test_unknown_classifier_is_a_users_mistake():
 
 def run(*flags: object) -> int:
     fixed = ["--image_size", "16", "--steps", "5", "--batch_size", "8", "--seeds", "2", "--device", "cpu"]
+    fixed += ["--classifier", "small"]
     return evaluate.evaluate(evaluate.parse([*(str(flag) for flag in flags), *fixed]))
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluation")
-    make_images(root / "real", 6), make_images(root / "held", 4), make_images(root / "synthetic", 5)
+    for seed, (name, number) in enumerate({"real": 6, "held": 4, "synthetic": 5}.items()):
+        make_images(root / name, number, seed=seed)
     for name in ("real", "held", "synthetic"):
         (root / name / "walk").rename(root / name / "<b>$x_$")
     return root
@@ -280,7 +368,7 @@ def test_report_json_is_plain_and_holds_what_the_table_shows(report):
 
 
 def test_one_data_set_is_judged_by_its_saved_parts(tmp_path):
-    make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4)
+    make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4, seed=1)
     flags = ("--data_dir", tmp_path / "data", "--synthetic", tmp_path / "synthetic")
     assert run(*flags, "--val_fraction", 0.25, "--test_fraction", 0.25, "--output_dir", tmp_path / "report") == 0
     parts = json.loads((tmp_path / "data" / "splits.json").read_text())["parts"]
@@ -289,7 +377,7 @@ def test_one_data_set_is_judged_by_its_saved_parts(tmp_path):
 
 
 def test_classes_without_synthetic_images_are_named(folders, tmp_path):
-    make_images(tmp_path / "some", 4)
+    make_images(tmp_path / "some", 4, seed=3)
     shutil.rmtree(tmp_path / "some" / "walk")
     flags = ("--real_train", folders / "real", "--real_test", folders / "held", "--synthetic", tmp_path / "some")
     assert run(*flags, "--output_dir", tmp_path / "report") == 0
@@ -313,6 +401,18 @@ def test_a_foreign_class_and_an_empty_folder_are_named(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images"):
         run(*flags, "--synthetic", tmp_path / "empty")
+
+
+def test_held_out_images_among_the_others_are_an_error(folders, tmp_path):
+    image = sorted((folders / "held" / "crawl").iterdir())[0]
+    for leaky, words in (("--real_train", "real training"), ("--synthetic", "synthetic")):
+        sets = {"--real_train": folders / "real", "--real_test": folders / "held", "--synthetic": folders / "synthetic"}
+        sets[leaky] = Path(shutil.copytree(sets[leaky], tmp_path / words.replace(" ", "_")))
+        with Image.open(image) as picture:  # under another name and re-encoded, as a leak would come
+            picture.save(sets[leaky] / "crawl" / "renamed.jpg", quality=97)
+        flags = [part for pair in sets.items() for part in pair]
+        with pytest.raises(UserError, match=rf"1 held-out images are among the {words} images, such as .*{image.name}"):
+            run(*flags, "--output_dir", tmp_path / "report")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def says_default(script: str, flag: str, action: argparse.Action, cell: str) -> 
         return cell in BY_MACHINE[script, flag]
     if action.required:
         return cell in REQUIRED
-    if default is None:
+    if default is None or default == []:
         return cell in NONE
     if default is False:
         return cell in OFF

@@ -24,14 +24,16 @@ STAGE1 = f"""
 STAGE2 = f"{COMMON} --unet_channels 32 32 --unet_layers_per_block 1 --attention_levels 1 --dropout 0.1"
 
 
-def make_images(root: Path, number: int = 8, size: tuple[int, int] = (16, 16), form: str = "grey") -> Path:
+def make_images(
+    root: Path, number: int = 8, size: tuple[int, int] = (16, 16), form: str = "grey", seed: int = 0
+) -> Path:
     """Write ``number`` images for each of ``CLASSES`` below ``root``: a line whose height swings, slow or fast.
 
     ``form`` is "grey" or "jet" (PNG), or "npy" (float32 decibels from -40 to 0).
     """
     from radar.colormap import apply_colormap
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
     for speed, name in enumerate(CLASSES, start=1):
         folder = root / name
