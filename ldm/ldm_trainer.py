@@ -220,15 +220,12 @@ class LDMTask(SavedParts):
         return {"samples": path}
 
     def parts(self) -> dict[str, Any]:
-        parts = {
+        return {
             "unet": self.raw_unet,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
             "average": self.average,
         }
-        if self.accelerator.scaler is not None:
-            parts["scaler"] = self.accelerator.scaler
-        return parts
 
     def export(self, epoch: int) -> dict[str, Any]:
         """Both stages' weights and all that sampling needs."""

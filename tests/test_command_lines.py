@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from recording import Recording
 from tiny import ldm_flags, vqgan_flags
 
 import sample
@@ -300,25 +301,6 @@ def test_every_option_has_help_that_shows_its_default(script, monkeypatch, capsy
         start = text.index(" ".join(action.help.split()))
         shown = text[start : start + len(action.help) + 60].replace("- ", "-")  # argparse breaks at hyphens
         assert f"(default: {action.default})" in shown, action.dest
-
-
-READ: set[str] = set()  # beside the arguments, lest ``vars`` show it among them
-
-
-class Recording(argparse.Namespace):
-    """Arguments that know which of them were read by name; a dump of them all through ``vars`` reads none."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        super().__init__(**vars(args))
-        READ.clear()
-
-    def __getattribute__(self, name: str):
-        READ.add(name)
-        return super().__getattribute__(name)
-
-    @property
-    def _unread(self) -> set[str]:
-        return set(vars(self)) - READ
 
 
 def record_options(monkeypatch, *classes: type) -> dict[str, set[str]]:

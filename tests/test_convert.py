@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -14,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from recording import Recording
 from scipy.io import loadmat, savemat
 from scipy.signal import periodogram, welch
 
@@ -543,17 +543,10 @@ def test_help_needs_neither_numpy_nor_torch() -> None:
 
 def test_every_flag_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = save(tmp_path / "walk" / "one.npy", tone(100.0))
-    known = vars(convert.parse_arguments(["--input", str(source), "--output_dir", str(tmp_path / "out"), *QUICK]))
-    read = set()
-
-    class Recorder(argparse.Namespace):
-        def __getattribute__(self, name: str) -> object:
-            read.add(name)
-            return super().__getattribute__(name)
-
-    monkeypatch.setattr(convert, "parse_arguments", lambda _: Recorder(**known))
+    args = Recording(convert.parse_arguments(["--input", str(source), "--output_dir", str(tmp_path / "out"), *QUICK]))
+    monkeypatch.setattr(convert, "parse_arguments", lambda _: args)
     convert.main()
-    assert set(known) <= read
+    assert args._unread == set()
 
 
 def test_conversion_json_holds_every_setting_that_images_depend_on(tmp_path: Path) -> None:

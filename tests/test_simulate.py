@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from recording import Recording
 
 import simulate
 from errors import UserError
@@ -248,17 +248,10 @@ def test_help_needs_neither_numpy_nor_torch() -> None:
 
 def test_every_flag_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--output_dir", str(tmp_path), *QUICK, "--samples_per_class", "1", "--classes", "breathing"]
-    known = vars(simulate.parse_arguments(arguments))
-    read = set()
-
-    class Recorder(argparse.Namespace):
-        def __getattribute__(self, name: str) -> object:
-            read.add(name)
-            return super().__getattribute__(name)
-
-    monkeypatch.setattr(simulate, "parse_arguments", lambda _: Recorder(**known))
+    args = Recording(simulate.parse_arguments(arguments))
+    monkeypatch.setattr(simulate, "parse_arguments", lambda _: args)
     simulate.main()
-    assert set(known) <= read
+    assert args._unread == set()
 
 
 def test_simulation_json_holds_every_setting(tmp_path: Path) -> None:

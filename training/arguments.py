@@ -87,31 +87,27 @@ def _what_is_at(path: Path) -> str:
         raise argparse.ArgumentTypeError(f"{str(path)[:80]!r} cannot be looked up ({error.strerror})") from None
 
 
-def existing_dir(text: str) -> Path:
-    """An argparse type: a folder that exists."""
+def _path(text: str, wanted: str, *allowed: str) -> Path:
     path = Path(text)
     found = _what_is_at(path)
-    if found != "a folder":
-        raise argparse.ArgumentTypeError(f"expected a folder at {text!r}, found {found}")
+    if found not in allowed:
+        raise argparse.ArgumentTypeError(f"expected {wanted} at {text!r}, found {found}")
     return path
+
+
+def existing_dir(text: str) -> Path:
+    """An argparse type: a folder that exists."""
+    return _path(text, "a folder", "a folder")
 
 
 def existing_file(text: str) -> Path:
     """An argparse type: a file that exists."""
-    path = Path(text)
-    found = _what_is_at(path)
-    if found != "a file":
-        raise argparse.ArgumentTypeError(f"expected a file at {text!r}, found {found}")
-    return path
+    return _path(text, "a file", "a file")
 
 
 def output_dir(text: str) -> Path:
     """An argparse type: a folder to write to, which may not exist yet but must not be a file."""
-    path = Path(text)
-    found = _what_is_at(path)
-    if found not in ("a folder", "nothing"):
-        raise argparse.ArgumentTypeError(f"expected a folder at {text!r}, found {found}")
-    return path
+    return _path(text, "a folder", "a folder", "nothing")
 
 
 def run_script(main: Callable[[], int | None]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -72,18 +73,24 @@ class Task(Protocol):
 
 
 class SavedParts:
-    """A task's ``state_dict`` and ``load_state_dict``, made of those of its parts."""
+    """A task's ``state_dict`` and ``load_state_dict``, made of those of its parts and of the gradients' scaler."""
+
+    accelerator: Accelerator
 
     def parts(self) -> dict[str, Any]:
         """Name and object of everything that the next step depends on; each has a ``state_dict`` of its own."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self.parts().items()}
+        return {name: part.state_dict() for name, part in self._saved().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, part in self.parts().items():
+        for name, part in self._saved().items():
             part.load_state_dict(state[name])
+
+    def _saved(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return self.parts() if scaler is None else {**self.parts(), "scaler": scaler}
 
 
 @dataclass(frozen=True)

@@ -276,7 +276,7 @@ class VQGANTask(SavedParts):
             self._critic_began = self.schedule.last_epoch - critic_steps
 
     def parts(self) -> dict[str, Any]:
-        parts = {
+        return {
             "model": self.raw_model,
             "critic": self.raw_critic,
             "optimizer": self.optimizer,
@@ -285,9 +285,6 @@ class VQGANTask(SavedParts):
             "critic_schedule": self.critic_schedule,
             "average": self.average,
         }
-        if self.accelerator.scaler is not None:
-            parts["scaler"] = self.accelerator.scaler
-        return parts
 
     def export(self, epoch: int) -> dict[str, Any]:
         """The averaged model without the codes that training images hardly use, with its data's facts and figures."""
