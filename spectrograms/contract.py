@@ -15,7 +15,7 @@ from PIL import Image
 
 from radar.colormap import apply_colormap, recover_scalar
 from spectrograms.decode import UnreadableImage, read_image, to_unit
-from spectrograms.resize import pad, resize
+from spectrograms.resize import pad, resize, undo_resize
 
 FLOAT_MODES = ("npy", "F")
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -89,7 +89,7 @@ def to_file(planes: NDArray[np.float32], contract: DataContract, size: str) -> A
     array = np.moveaxis(planes[:, :height, :width], 0, -1) if len(planes) > 1 else planes[0, :height, :width]
     as_stored = size == "native"
     if as_stored:
-        array = resize(array, contract.native_size)
+        array = undo_resize(array, contract.native_size)
     if contract.native_mode in FLOAT_MODES and as_stored:
         low, high = contract.value_range
         scalar = array if array.ndim == 2 else array.mean(-1)

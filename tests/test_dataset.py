@@ -24,7 +24,7 @@ from radar.metadata import RadarMetadata
 from spectrograms.augment import Augmentation
 from spectrograms.decode import read_image, to_unit
 from spectrograms.listing import list_images
-from spectrograms.resize import pad, padded_size, resize
+from spectrograms.resize import pad, padded_size, resize, undo_resize
 
 DATA = Path(os.environ.get("MICRO_DOPPLER_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 RNG = np.random.default_rng(0)
@@ -358,6 +358,17 @@ def test_decibels_among_pictures_are_named_and_not_read_as_black(tmp_path):
     np.save(tmp_path / "b" / "99.npy", RNG.uniform(-40, 0, (12, 20)).astype(np.float32))
     with pytest.raises(UserError, match=r"99\.npy: holds float values where the data set has pictures"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("size", "factor"), [((64, 64), 3), ((48, 80), 3), ((30, 100), 3), ((16, 90), 1)])
+@pytest.mark.parametrize("shape", [(24, 24), (24, 20, 3)])
+def test_a_written_image_comes_back_sharp_when_it_is_read_at_the_models_size(size, factor, shape):
+    cells = np.random.default_rng(0).random((14, 14, *shape[2:])).astype(np.float32) ** 2
+    small = resize(cells, shape[:2])
+    plain, corrected = resize(small, size), undo_resize(small, size)
+    assert corrected.shape[:2] == size and corrected.min() >= 0 and corrected.max() <= 1
+    errors = [np.abs(resize(image, shape[:2]) - small).mean() for image in (plain, corrected)]
+    assert errors[1] < errors[0] / factor
 
 
 def test_images_of_several_sizes_are_resized_and_told(tmp_path):
