@@ -66,7 +66,7 @@ def test_stage_1_logs_every_term_apart(trained):
         assert f"train/{name}" in with_critic
     for name in ("gradient_norm", "critic_gradient_norm"):
         assert with_critic[f"train/{name}"] > 0
-    terms = sum(with_critic[f"train/{name}"] for name in ("l1", "commitment", "adversarial"))
+    terms = sum(with_critic[f"train/{name}"] for name in ("l1", "spectral", "commitment", "adversarial"))
     assert with_critic["train/loss"] == pytest.approx(terms, rel=1e-5)
     (validation,) = [line for line in lines if "val/psnr" in line]
     assert validation["val/usage"] == validation["val/codes_used"] / validation["val/codes_live"]

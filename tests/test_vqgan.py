@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from errors import UserError
-from spectrograms.spectra import power_spectra, spectra_difference_db
+from spectrograms.spectra import frequency_bands, power_spectra, spectra_difference_db, texture_difference_db
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
 from vqvae.losses import load_lpips, psnr, spectral_loss
@@ -166,6 +166,29 @@ def test_spectral_difference_of_a_halved_texture_is_minus_six_decibels():
     texture = torch.randn(4, 1, 32, 48, generator=torch.Generator().manual_seed(0))
     for part in spectra_difference_db(0.5 * texture, texture):
         torch.testing.assert_close(part, torch.full_like(part, 20 * np.log10(0.5)), rtol=1e-3, atol=1e-3)
+
+
+def test_spectral_loss_tells_a_weave_from_noise_of_the_same_rows_and_columns():
+    # Noise with one diagonal's frequencies moved to the other: neither rows nor columns change their spectra.
+    generator = torch.Generator().manual_seed(0)
+    noise, other = (torch.randn(8, 1, 64, 64, generator=generator) for _ in range(2))
+    spectrum = torch.fft.rfft2(other)
+    falling = torch.fft.fftfreq(64)[:, None] * torch.fft.rfftfreq(64) < 0
+    weave = torch.fft.irfft2(spectrum * torch.where(falling, 0.0, 2**0.5), s=(64, 64))
+    for part in spectra_difference_db(weave, noise):
+        assert part[2:].abs().mean() < 1
+    assert float(spectral_loss(weave, noise)) > 2 * float(spectral_loss(other, noise))
+    difference = texture_difference_db(weave, noise)
+    assert difference[2:7, 2:7].mean() > 2 and difference[-6:-1, 2:7].mean() < -8
+
+
+def test_frequency_bands_take_every_frequency_but_the_mean_once():
+    bands = frequency_bands(16, 16, torch.device("cpu"))
+    assert bands.shape == (13, 16 * 9)
+    assert torch.allclose(bands.sum(1), torch.ones(13))
+    counted = (bands > 0).sum(0)
+    assert counted[0] == 0 and (counted[1:] == 1).all()
+    assert frequency_bands(3, 2, torch.device("cpu")).shape[1] == 3 * 2
 
 
 def test_spectral_loss_tells_a_repeated_texture_from_one_that_never_repeats():

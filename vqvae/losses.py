@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
-from spectrograms.spectra import power_spectra, row_spectra
+from spectrograms.spectra import PATCH, frequency_bands, patch_spectra, row_spectra, tiles
 from vqvae.quantizer import freeze
 
 LPIPS_NETS = ("vgg", "alex", "squeeze")
@@ -59,7 +59,6 @@ def _fill_backbone(net: nn.Module, features: dict[str, Tensor]) -> None:
     net.load_state_dict(renamed)
 
 
-PATCH = 16  # pixels: the extent of the neighbourhoods whose texture is compared
 SILENCE = 1e-4  # power under which a texture is none: deviations of under a hundredth of the value range
 
 
@@ -70,7 +69,8 @@ def spectral_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
     frequency, whatever its phase. Never over a whole image, where the energy can be had more cheaply, from a few
     black pixels on the torso line, but over half-overlapping
 
-    - square patches, which see texture where it is, but only coarsely in frequency;
+    - square patches, which see texture where it is, in bands of two-dimensional frequency;
+    - the same patches' full two-dimensional spectra, mean over all patches at one Doppler, which see a weave;
     - strips of a patch's height over all the time, whose rows resolve what lies between the harmonics of a motion;
     - strips of a patch's width over all Doppler, whose columns do the same along Doppler.
 
@@ -85,15 +85,16 @@ def spectral_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
 
 def _local_spectra(images: Tensor) -> list[Tensor]:
     height, width = images.shape[-2:]
-    wide, tall = _tiles(images, PATCH, width), _tiles(images, height, PATCH)
-    return [*power_spectra(_tiles(images, PATCH, PATCH)), row_spectra(wide), row_spectra(tall.transpose(-1, -2))]
-
-
-def _tiles(images: Tensor, height: int, width: int) -> Tensor:
-    """Half-overlapping tiles of every image, (B, C, H, W) -> (tiles, C, <=height, <=width)."""
-    height, width = min(height, images.shape[-2]), min(width, images.shape[-1])
-    tiles = images.float().unfold(2, height, max(height // 2, 1)).unfold(3, width, max(width // 2, 1))
-    return tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    wide, tall = tiles(images, PATCH, width), tiles(images, height, PATCH)
+    wide, tall = (part.flatten(2, 3).transpose(1, 2).flatten(0, 1) for part in (wide, tall))  # (strips, C, h, w)
+    patches = patch_spectra(images)
+    bands = frequency_bands(*(min(PATCH, side) for side in (height, width)), images.device)
+    return [
+        patches.mean(dim=1).flatten(-2) @ bands.T,
+        patches.mean(dim=(1, 3)),
+        row_spectra(wide),
+        row_spectra(tall.transpose(-1, -2)),
+    ]
 
 
 def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from spectrograms.spectra import spectra_difference_db
+from spectrograms.spectra import SILENCE, patch_spectra, spectra_difference_db
 from training import checkpoint
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.losses import psnr
@@ -70,6 +70,7 @@ class ReconstructionFigures:
         self._lpips: list[Tensor] = []
         self._spectra: list[tuple[Tensor, Tensor]] = []
         self._weights: list[int] = []
+        self._patch_power: list[Tensor] = []  # of the reconstructions and of the images, (2, P, P/2+1) a batch
 
     def add(self, images: Tensor, reconstruction: Tensor, indices: Tensor, lpips: torch.nn.Module | None) -> None:
         """Take one batch: (N, C, H, W) twice, (N, h, w)."""
@@ -79,6 +80,8 @@ class ReconstructionFigures:
             self._lpips.append(lpips(reconstruction.float(), images.float()).flatten().cpu())
         self._spectra.append(tuple(part.cpu() for part in spectra_difference_db(reconstruction, images)))
         self._weights.append(len(images))
+        both = [patch_spectra(part).mean(dim=(0, 1, 2, 3)).cpu() for part in (reconstruction, images)]
+        self._patch_power.append(len(images) * torch.stack(both))
 
     @property
     def counts(self) -> Tensor:
@@ -92,11 +95,17 @@ class ReconstructionFigures:
         rows, columns = zip(*self._spectra, strict=True)
         return (torch.stack(rows) * share[:, None]).sum(0), (torch.stack(columns) * share[:, None]).sum(0)
 
+    def texture(self) -> Tensor:
+        """Power of reconstructions over that of images, dB per two-dimensional frequency of a patch, (P, P/2+1)."""
+        mine, theirs = torch.stack(self._patch_power).sum(0) / sum(self._weights)
+        return 10 * torch.log10((mine + SILENCE) / (theirs + SILENCE))
+
     def summary(self) -> dict[str, float]:
         """psnr (dB), lpips where measured, codes_used, codes_live, usage, perplexity, spectrum errors (dB)."""
         live = len(self._counts)
         used = int((self._counts > 0).sum())
         rows, columns = self.spectra()
+        texture = self.texture().abs().flatten()[1:]  # without the mean
         figures = {"psnr": float(torch.cat(self._psnr).mean())}
         if self._lpips:
             figures["lpips"] = float(torch.cat(self._lpips).mean())
@@ -110,6 +119,8 @@ class ReconstructionFigures:
             "column_spectrum_db": float(columns[2:].abs().mean()),
             "row_spectrum_worst_db": float(rows[2:].abs().max()),
             "column_spectrum_worst_db": float(columns[2:].abs().max()),
+            "texture_db": float(texture.mean()),
+            "texture_worst_db": float(texture.max()),
         }
 
 
