@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dataset import DataContract
 from evaluation import report
+from evaluation.classical import RECIPES
 from evaluation.classifier import confusion, features, predict
 from evaluation.fidelity import fidelity
 from evaluation.gain import BASELINE, Study, headline, right_per_class
@@ -62,11 +63,13 @@ def assess(
         "setting": (
             f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
             f"{classes} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier {judge.network}, "
-            f"{judge.steps} steps of {judge.batch_size} images, {len(study.seeds)} seeds. "
+            f"{judge.steps} steps of {judge.batch_size} images, {len(study.seeds)} seeds. Classical augmentation: "
+            f"{study.recipes[None]}, the best of {len(RECIPES)} by cross-validation on the real training images. "
             f"{_test_noise(table, len(held_out))}{_absent(synthetic, contract)}"
         ),
         "classes": list(contract.classes),
         "gain": table,
+        "classical": {"all" if k is None else str(k): recipe for k, recipe in study.recipes.items()},
         "by_images_per_class": {"all" if k is None else str(k): study.table(k) for k in study.ks},
         "by_volume": {f"{volume:g}": study.table(None, volume) for volume in study.volumes},
         "agreement": {

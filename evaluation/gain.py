@@ -5,7 +5,6 @@ Legend: K classes, k real images per class.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from errors import UserError
-from evaluation.classical import classical
+from evaluation.classical import RECIPES
 from evaluation.classifier import (
+    Batch,
     accuracy_and_f1,
     batches_of,
     build_classifier,
@@ -28,6 +28,8 @@ from evaluation.classifier import (
     train_classifier,
 )
 from evaluation.images import ImageSet
+from evaluation.memory import ResultMemory
+from spectrograms.listing import natural_key
 from training import checkpoint
 from training.order import mix_seed
 
@@ -40,7 +42,7 @@ ARMS = {
     "synthetic": (False, True, False),
 }
 BASELINE = "real + classical"
-TRAINING_VERSION = 1  # raised when the same arm would be trained otherwise: cached results then count no more
+TRAINING_VERSION = 2  # raised when the same arm would be trained otherwise: cached results then count no more
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,23 @@ def some_of_each_class(images: ImageSet, numbers: Tensor, seed: int) -> ImageSet
     return images.take(torch.cat(picks))
 
 
+Trial = tuple[int | None, str, int]
+"""(k, recipe of classical augmentation, which half of the images is learned)."""
+
+
+def halves(images: ImageSet, classes: int, half: int) -> tuple[ImageSet, ImageSet]:
+    """The first (``half`` 0) or second half of every class by file name, and the other one."""
+    first, second = [], []
+    for label in range(classes):
+        members = (images.labels == label).nonzero().squeeze(1).tolist()
+        members.sort(key=lambda index: natural_key(images.paths[index].as_posix()))
+        middle = (len(members) + 1) // 2
+        first += members[:middle]
+        second += members[middle:]
+    parts = [images.take(torch.tensor(part, dtype=torch.int64)) for part in (first, second)]
+    return (parts[0], parts[1]) if half == 0 else (parts[1], parts[0])
+
+
 @dataclass
 class Study:
     """The classifiers' results.
@@ -118,27 +137,62 @@ class Study:
     volumes: Sequence[float] = ()
     folder: Path | None = None
     matrices: dict[Case, Tensor] = field(default_factory=dict)
+    recipes: dict[int | None, str] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Train what no earlier run has trained; fills ``matrices``, the confusion matrix (K, K) of every case."""
-        cases = plan(self.seeds, self.ks, self.volumes)
-        images = [self.real.digest(), self.synthetic.digest(), self.test.digest()]
-        keys = {case: self._key(case, images) for case in cases}
-        known = self._known()
-        self.matrices = {case: known[key] for case, key in keys.items() if key in known}
-        missing = [case for case in cases if case not in self.matrices]
-        total = len(missing) * self.judge.steps
-        with tqdm(total=total, desc="training classifiers", unit="step", disable=not total) as bar:
-            for case in missing:
-                model = self._train(case, bar)
-                matrix = confusion(self.test.labels, predict(model, self.test.images, self.judge.device), self.classes)
-                self.matrices[case] = matrix
-                self._remember(keys[case], matrix)
+        """Train what no earlier run has trained.
+
+        Fills ``recipes``, the classical augmentation of every k, and ``matrices``, the confusion matrix (K, K) of
+        every case.
+        """
+        memory = ResultMemory(self.folder, self.classes)
+        trials = {trial: self._trial_key(trial) for trial in self._trials()}
+        with self._bar("choosing classical augmentation", sum(key not in memory for key in trials.values())) as bar:
+            scores = {trial: self._trial(trial, key, memory, bar) for trial, key in trials.items()}
+        for k in self.ks:
+            means = {name: np.mean([scores[k, name, half] for half in (0, 1)]) for name in RECIPES}
+            self.recipes[k] = max(means, key=means.get)
+
+        images = {"real": self.real.digest(), "synthetic": self.synthetic.digest(), "test": self.test.digest()}
+        keys = {case: self._key(case, images) for case in plan(self.seeds, self.ks, self.volumes)}
+        with self._bar("training classifiers", sum(key not in memory for key in keys.values())) as bar:
+            for case, key in keys.items():
+                if key not in memory:
+                    memory[key] = self._score(self._train(case, bar), self.test)
+                self.matrices[case] = memory[key]
+
+    def _bar(self, what: str, classifiers: int) -> tqdm:
+        return tqdm(total=classifiers * self.judge.steps, desc=what, unit="step", disable=not classifiers)
+
+    def _score(self, model: nn.Module, images: ImageSet) -> Tensor:
+        return confusion(images.labels, predict(model, images.images, self.judge.device), self.classes)
+
+    def _trials(self) -> list[Trial]:
+        return [(k, name, half) for k in self.ks for name in RECIPES for half in (0, 1)]
+
+    def _trial_key(self, trial: Trial) -> str:
+        return checkpoint.digest(["recipe", *self._training, self.seeds[0], *trial, self.real.digest()])
+
+    def _trial(self, trial: Trial, key: str, memory: ResultMemory, bar: tqdm) -> float:
+        """Accuracy of one recipe, trained on one half of the first seed's real images and scored on the other.
+
+        The halves are those of every class in the order of its files, so that windows of one recording stay
+        together. The test images have no say.
+        """
+        k, name, half = trial
+        if key not in memory:
+            real = self.real_of(Case("real", k, None, self.seeds[0]))
+            learned, scored = halves(real, self.classes, half)
+            if not (len(learned) and len(scored)):  # one image per class: nothing to choose by
+                return 0.0
+            batch = batches_of(learned, None, self.classes, self.judge.batch_size, RECIPES[name])
+            memory[key] = self._score(self._fit(batch, self.seeds[0], bar), scored)
+        return accuracy_and_f1(memory[key])[0]
 
     def classifier_of_real(self) -> nn.Module:
         """A classifier of all real training images alone: it labels synthetic ones, and gives the features."""
         case = Case("real", None, None, self.seeds[0])
-        key = self._key(case, [self.real.digest()])
+        key = self._key(case, {"real": self.real.digest()})
         path = self.folder / "classifier.pt" if self.folder else None
         model = build_classifier(self.judge.network, self.real.images.shape[1], self.classes)
         if path is not None and path.exists():
@@ -165,11 +219,13 @@ class Study:
             self.synthetic_of(case, real) if use_synthetic else None,
             self.classes,
             self.judge.batch_size,
-            classical if use_classical else None,
+            RECIPES[self.recipes[case.k]] if use_classical else None,
         )
-        return train_classifier(
-            self.judge.network, self.classes, batch, self.judge.steps, case.seed, self.judge.device, bar.update
-        )
+        return self._fit(batch, case.seed, bar)
+
+    def _fit(self, batch: Batch, seed: int, bar: tqdm) -> nn.Module:
+        judge = self.judge
+        return train_classifier(judge.network, self.classes, batch, judge.steps, seed, judge.device, bar.update)
 
     def real_of(self, case: Case) -> ImageSet:
         """The real training images of a case: the same in every arm of one seed."""
@@ -195,34 +251,24 @@ class Study:
         baseline = [accuracy_and_f1(matrix)[0] for matrix in rows[BASELINE]]
         return {arm: _row(matrices, baseline) for arm, matrices in rows.items()}
 
-    def _key(self, case: Case, images: list[str]) -> str:
-        judge = self.judge
-        training = [TRAINING_VERSION, judge.network, judge.steps, judge.batch_size, self.classes]
-        return checkpoint.digest([*training, case.arm, case.k, case.volume, case.seed, *images])
+    @property
+    def _training(self) -> list[Any]:
+        return [TRAINING_VERSION, self.judge.network, self.judge.steps, self.judge.batch_size, self.classes]
 
     @property
-    def _memory(self) -> Path | None:
-        return self.folder / "classifiers.jsonl" if self.folder else None
+    def _training(self) -> list[Any]:
+        return [TRAINING_VERSION, self.judge.network, self.judge.steps, self.judge.batch_size, self.classes]
 
-    def _known(self) -> dict[str, Tensor]:
-        known: dict[str, Tensor] = {}
-        if self._memory is None or not self._memory.exists():
-            return known
-        for line in self._memory.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-                matrix = torch.tensor(entry["matrix"], dtype=torch.int64)
-            except (ValueError, KeyError, TypeError):
-                continue  # torn by a kill: that classifier is trained again
-            if matrix.shape == (self.classes, self.classes):
-                known[entry["key"]] = matrix
-        return known
-
-    def _remember(self, key: str, matrix: Tensor) -> None:
-        if self._memory is not None:
-            with open(self._memory, "a", encoding="utf-8") as file:
-                # On a line of its own even after one that a kill has torn.
-                file.write("\n" + json.dumps({"key": key, "matrix": matrix.tolist()}) + "\n")
+    def _key(self, case: Case, images: dict[str, str]) -> str:
+        """All that a case's result depends on; new synthetic images do not change what real ones alone gave."""
+        use_real, use_synthetic, use_classical = ARMS[case.arm]
+        recipe = self.recipes[case.k] if use_classical else None
+        used = [images.get("test")]
+        if use_real or case.volume is not None:
+            used.append(images["real"])
+        if use_synthetic:
+            used.append(images["synthetic"])
+        return checkpoint.digest([*self._training, case.arm, case.k, case.volume, case.seed, recipe, *used])
 
 
 def _row(matrices: list[Tensor], baseline: list[float]) -> dict[str, Any]:

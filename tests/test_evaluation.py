@@ -21,7 +21,7 @@ from tiny import make_images
 import evaluate
 from errors import UserError
 from evaluation import gain
-from evaluation.classical import classical
+from evaluation.classical import RECIPES, Classical
 from evaluation.classifier import (
     accuracy_and_f1,
     batches_of,
@@ -31,7 +31,7 @@ from evaluation.classifier import (
     train_classifier,
 )
 from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods
-from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, headline, mean_and_interval
+from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline, mean_and_interval
 from evaluation.images import ImageSet
 from evaluation.novelty import novelty
 from evaluation.report import gain_rows
@@ -191,6 +191,7 @@ def test_mixed_batches_are_half_synthetic():
 
 def test_classical_augmentation_keeps_form_range_and_probabilities():
     images, targets = image_set(16, 0).images, torch.eye(2).repeat(8, 1)
+    classical = RECIPES["all, with mixup"]
     changed, mixed = classical(images, targets, torch.Generator().manual_seed(0))
     assert changed.shape == images.shape
     assert changed.min() >= -1 and changed.max() <= 1
@@ -198,6 +199,25 @@ def test_classical_augmentation_keeps_form_range_and_probabilities():
     assert not torch.equal(changed, images)
     again, _ = classical(images, targets, torch.Generator().manual_seed(0))
     assert torch.equal(changed, again)
+    untouched, same = Classical()(images, targets, torch.Generator().manual_seed(0))
+    assert torch.equal(untouched, images) and torch.equal(same, targets)
+
+
+def test_a_recipe_that_destroys_the_class_is_not_chosen(monkeypatch):
+    # The class is the row of a bright line. Stretching the Doppler axis by up to nine tenths moves it anywhere.
+    monkeypatch.setattr(gain, "RECIPES", {"harmful": Classical(doppler_scale=0.9, mask=1.0), "none": Classical()})
+    study = Study(image_set(40, 0), image_set(8, 1), image_set(8, 2), 2, Judge("small", 25, 16, CPU), (0,))
+    study.run()
+    assert study.recipes == {None: "none"}
+
+
+def test_halves_keep_neighbouring_files_together():
+    images = image_set(12, 0)
+    images.paths = [Path(f"walk/w_{index}.png") for index in range(12)]
+    learned, scored = halves(images, 2, 0)
+    assert [path.stem for path in learned.paths] == ["w_0", "w_2", "w_4", "w_1", "w_3", "w_5"]
+    assert [path.stem for path in scored.paths] == ["w_6", "w_8", "w_10", "w_7", "w_9", "w_11"]
+    assert [path.stem for path in halves(images, 2, 1)[0].paths] == [path.stem for path in scored.paths]
 
 
 def small_study(folder: Path | None = None, synthetic_seed: int = 1, **options: Any) -> Study:
@@ -229,7 +249,8 @@ def test_arms_differ_in_their_training_images_alone(monkeypatch):
 
     monkeypatch.setattr(gain, "train_classifier", spied)
     small_study().run()
-    assert set(map(tuple, drawn.values())) == {((8, 3),) * len(ARMS)}
+    assert {len(steps) for steps in drawn.values()} == {len(ARMS), len(ARMS) + 2 * len(RECIPES)}
+    assert {what for steps in drawn.values() for what in steps} == {(8, 3)}
 
 
 def test_k_images_per_class_are_the_same_in_every_arm_and_others_with_another_seed():
@@ -252,23 +273,24 @@ def test_a_second_run_trains_only_what_changed(tmp_path, monkeypatch):
     first = small_study(tmp_path)
     first.run()
     features_of = first.classifier_of_real().state_dict()["fc.weight"]
-    assert len(trained) == 2 * len(ARMS) + 1
+    trials = 2 * len(RECIPES)
+    assert len(trained) == trials + 2 * len(ARMS) + 1
     again = small_study(tmp_path)
     again.run()
     assert torch.equal(again.classifier_of_real().state_dict()["fc.weight"], features_of)
-    assert len(trained) == 2 * len(ARMS) + 1, "nothing changed, and yet a classifier was trained"
+    assert len(trained) == trials + 2 * len(ARMS) + 1, "nothing changed, and yet a classifier was trained"
     assert again.table(None) == first.table(None)
     with open(tmp_path / "classifiers.jsonl", "a") as file:
         file.write('{"key": "torn')
     more = small_study(tmp_path, ks=(2, None))
     more.run()
-    assert len(trained) == 4 * len(ARMS) + 1 - 2, "the synthetic arm is the same at every k"
+    assert len(trained) == 2 * trials + 4 * len(ARMS) + 1 - 2, "the synthetic arm is the same at every k"
     other = small_study(tmp_path, synthetic_seed=5)
     other.run()
-    assert len(trained) == 6 * len(ARMS) + 1 - 2
+    assert len(trained) == 2 * trials + 4 * len(ARMS) + 5, "real images alone do not ask what is synthetic"
     again = small_study(tmp_path, ks=(2, None))
     again.run()
-    assert len(trained) == 6 * len(ARMS) + 1 - 2, "a torn line cost more than its own classifier"
+    assert len(trained) == 2 * trials + 4 * len(ARMS) + 5, "a torn line cost more than its own classifier"
 
 
 def test_the_users_own_classifier_is_used_and_a_bad_one_named(tmp_path):
