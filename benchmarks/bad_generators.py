@@ -31,6 +31,7 @@ from spectrograms.survey import make_contract
 from training.arguments import existing_dir, run_script
 
 CPU = torch.device("cpu")
+Row = dict[str, float | None]
 
 
 def halves_of(images: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -65,8 +66,8 @@ def generators(training: ImageSet, unseen: ImageSet) -> dict[str, ImageSet]:
     }
 
 
-def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes: tuple[str, ...], **rest: Any):
-    """Every figure of one generator by name. ``rest``: ``model``, the classifier of real images; ``radar``; ``steps``."""
+def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes: tuple[str, ...], **rest: Any) -> Row:
+    """Every figure of one generator by name. ``rest``: ``model``, a classifier of real images; ``radar``; ``steps``."""
     model, number = rest["model"], len(classes)
     right, _ = accuracy_and_f1(confusion(synthetic.labels, predict(model, synthetic.images, CPU), number))
     batch = batches_of(synthetic, None, number, 64, None)
