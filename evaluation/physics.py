@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 
 FENCE = 3.0  # interquartile ranges beyond a quartile: a normal variable lies there twice in a million
 NAMED = 20  # outliers listed
+GREY_LEVEL = 1 / 255  # of the value range: what the files resolve; a smaller floor is taken to be as large
 
 
 def kinematics(images: ImageSet, radar: RadarMetadata | None) -> dict[str, Array]:
@@ -46,7 +47,10 @@ def physics(
         their class's real images, and the first of the synthetic ones by name.
     """
     figures = [kinematics(part, radar) for part in (real, held_out, synthetic)]
-    units = units_of(axes_of(*real.images.shape[-2:], radar))
+    axes = axes_of(*real.images.shape[-2:], radar)
+    units = units_of(axes)
+    grey_level = GREY_LEVEL * axes.value_span
+    resolution = {name: grey_level if unit == axes.value_unit else 0.0 for name, unit in units.items()}
     generator = np.random.default_rng(0)
     per_class: dict[str, dict[str, Any]] = {}
     for label, name in enumerate(classes):
@@ -54,10 +58,14 @@ def physics(
         number = min(len(members[1]), len(members[2]))
         members[1:] = [generator.permutation(part)[:number] for part in members[1:]]
         per_class[name] = {
-            figure: _compare(*(values[figure][part] for values, part in zip(figures, members, strict=True)))
+            figure: _compare(
+                *(values[figure][part] for values, part in zip(figures, members, strict=True)), resolution[figure]
+            )
             for figure in units
         }
-    overall = {figure: _over_classes([per_class[name][figure] for name in classes]) for figure in units}
+    overall = {
+        figure: _over_classes([per_class[name][figure] for name in classes], resolution[figure]) for figure in units
+    }
     far_synthetic, far_held_out = (
         _outliers(figures[0], real, values, part) for values, part in ((figures[2], synthetic), (figures[1], held_out))
     )
@@ -80,7 +88,7 @@ def _finite(values: Array) -> Array:
     return values[np.isfinite(values)]
 
 
-def _compare(real: Array, held_out: Array, synthetic: Array) -> dict[str, float | None]:
+def _compare(real: Array, held_out: Array, synthetic: Array, resolution: float) -> dict[str, float | None]:
     real, held_out, synthetic = _finite(real), _finite(held_out), _finite(synthetic)
     distance = wasserstein_distance(synthetic, real) if len(synthetic) and len(real) else None
     floor = wasserstein_distance(held_out, real) if len(held_out) and len(real) else None
@@ -89,15 +97,17 @@ def _compare(real: Array, held_out: Array, synthetic: Array) -> dict[str, float 
         "synthetic": float(np.median(synthetic)) if len(synthetic) else None,
         "distance": distance,
         "floor": floor,
-        "ratio": _ratio(distance, floor),
+        "ratio": _ratio(distance, floor, resolution),
     }
 
 
-def _ratio(distance: float | None, floor: float | None) -> float | None:
-    return distance / floor if distance is not None and floor else None
+def _ratio(distance: float | None, floor: float | None, resolution: float) -> float | None:
+    if distance is None or floor is None or max(floor, resolution) == 0:
+        return None
+    return distance / max(floor, resolution)
 
 
-def _over_classes(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
+def _over_classes(rows: list[dict[str, float | None]], resolution: float) -> dict[str, float | None]:
     """Means over the classes that have both distances; medians over all that have one."""
 
     def mean(name: str, among: list[dict[str, float | None]]) -> float | None:
@@ -111,7 +121,7 @@ def _over_classes(rows: list[dict[str, float | None]]) -> dict[str, float | None
         "synthetic": mean("synthetic", rows),
         "distance": distance,
         "floor": floor,
-        "ratio": _ratio(distance, floor),
+        "ratio": _ratio(distance, floor, resolution),
     }
 
 

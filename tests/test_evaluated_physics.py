@@ -49,6 +49,14 @@ def test_new_measurements_are_as_near_as_held_out_ones(real):
     assert result["overall"]["torso"]["synthetic"] == pytest.approx(9, abs=0.7)
 
 
+def test_a_difference_that_no_file_can_hold_is_none(real):
+    brighter = gait(60, 2)
+    brighter.images = brighter.images * 0.999 + 0.001  # a tenth of a grey level at the floor
+    assert ratio(real, brighter, "noise_floor") < 1
+    brighter.images = brighter.images * 0.9 + 0.1
+    assert ratio(real, brighter, "noise_floor") > 1
+
+
 def test_a_doppler_flip_reverses_torso_and_symmetry(real):
     flipped = gait(60, 2)
     flipped.images = flipped.images.flip(2)
