@@ -30,7 +30,7 @@ demo: $(VENV)/.ready
 	    --batch_size 32 --epochs 24 --lr 5e-4 --validation_epochs 8 --save_epochs 8
 	$(PY) sample.py --ldm_path $(DEMO)/ldm/ldm_epoch_24.pt --output_dir $(DEMO)/augmented --samples_per_class 30
 	$(PY) evaluate.py --data_dir $(DEMO)/data --synthetic $(DEMO)/augmented --output_dir $(DEMO)/report \
-	    --classifier small --steps 150 --seeds 5
+	    --classifier small --steps 150 --seeds 3
 	@echo "Look at $(DEMO)/report/grid.png and open $(DEMO)/report/report.html in a browser."
 
 clean:
