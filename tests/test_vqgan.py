@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import urllib.error
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from errors import UserError
 from spectrograms.spectra import frequency_bands, power_spectra, spectra_difference_db, texture_difference_db
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
 from vqvae.losses import load_lpips, psnr, spectral_loss
+from vqvae.vqgan_trainer import VQGANOptions, VQGANTask
 
 
 def small_model(channels: int = 1, widths: tuple[int, ...] = (16, 32), **more) -> CustomVQGAN:
@@ -136,13 +140,49 @@ def test_critic_needs_three_times_two_to_the_layers_pixels(layers, side):
         critic(torch.zeros(1, 1, side - 1, side - 1))
 
 
-def test_adaptive_weight_is_the_ratio_of_gradient_norms():
-    layer = nn.Parameter(torch.tensor([1.0, 2.0]))
-    reconstruction = (torch.tensor([3.0, 4.0]) * layer).sum()  # gradient norm 5
-    adversarial = (torch.tensor([0.0, 0.5]) * layer).sum()  # gradient norm 0.5
-    assert float(adaptive_weight(reconstruction, adversarial, layer)) == pytest.approx(5 / (0.5 + 1e-4))
-    nothing = (torch.zeros(2) * layer).sum()
-    assert float(adaptive_weight(reconstruction, nothing, layer)) == 1e4
+def test_adaptive_weight_is_the_ratio_of_gradient_norms_at_the_last_layer():
+    layer = nn.Conv2d(2, 1, 3, padding=1)
+    sample = layer(torch.randn(2, 2, 8, 8))
+    reconstruction, adversarial = (sample - 1).abs().mean(), -(sample**2).mean()
+    norms, at_sample = [], []
+    for loss in (reconstruction, adversarial):
+        at_weight, gradient = torch.autograd.grad(loss, (layer.weight, sample), retain_graph=True)
+        norms.append(float(at_weight.norm()))
+        at_sample.append(gradient)
+    found = adaptive_weight(*at_sample, sample, layer.weight)
+    assert float(found) == pytest.approx(norms[0] / (norms[1] + 1e-4), rel=1e-5)
+    assert float(adaptive_weight(100 * at_sample[0], torch.zeros_like(sample), sample, layer.weight)) == 1e4
+
+
+def test_the_step_follows_the_gradient_of_the_sum_of_its_terms():
+    torch.manual_seed(0)
+    images = torch.rand(4, 1, 16, 16) * 2 - 1
+    model, critic = small_model(), PatchDiscriminator(1, channels=4, layers=1)
+    options = VQGANOptions(disc_start=0.1, codebook_start=0.0, warmup=0.0, max_grad_norm=1e9)
+    loader = DataLoader(TensorDataset(images, torch.zeros(4)), batch_size=4)
+    task = VQGANTask(
+        Accelerator(cpu=True), model, critic, None, options, images, loader, loader, None, {}, total_steps=10, seed=0
+    )
+    task.train_step((images, None), 0)  # places the codes
+
+    twin, twin_critic = copy.deepcopy(task.raw_model), copy.deepcopy(task.raw_critic)
+    output = twin(images)
+    terms = [(output.sample - images).abs().mean(), 0.1 * spectral_loss(output.sample, images)]
+    adversarial = -twin_critic(output.sample).mean()
+    pull, push = (
+        torch.autograd.grad(loss, twin.last_layer, retain_graph=True)[0].norm() for loss in (sum(terms), adversarial)
+    )
+    total = sum(terms) + output.commitment_loss + 0.1 * pull / (push + 1e-4) * adversarial
+    expected = torch.autograd.grad(total, [p for p in twin.parameters() if p.requires_grad])
+
+    seen = {}
+    task.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: seen.update(enumerate(p.grad.clone() for p in task.raw_model.parameters() if p.requires_grad))
+    )
+    logged = task.train_step((images, None), 5)
+    assert float(logged["loss"]) == pytest.approx(float(total), rel=1e-5)
+    for index, gradient in enumerate(expected):
+        torch.testing.assert_close(seen[index], gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_psnr_is_ten_log_of_peak_over_mean_square():

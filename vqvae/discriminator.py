@@ -63,11 +63,18 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor)
         return (norm - 1).square().mean()
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+def adaptive_weight(pull: Tensor, push: Tensor, sample: Tensor, last_layer: Tensor) -> Tensor:
     """How much adversarial loss pulls as hard as the reconstruction loss at the decoder's last layer; scalar.
 
     ``|grad reconstruction| / (|grad adversarial| + 1e-4)`` clamped to [0, 1e4] (Esser et al. 2021, equation 7).
+
+    Args:
+        pull, push: gradients of the two losses at the reconstruction, (B, C, H, W).
+        sample: the reconstruction, with the graph of the last layer.
+        last_layer: the weight that made it.
     """
-    (pull,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
-    (push,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    return (pull.float().norm() / (push.float().norm() + 1e-4)).clamp(0.0, 1e4).detach()
+    norms = []
+    for gradient in (pull, push):
+        (at_layer,) = torch.autograd.grad(sample, last_layer, gradient.to(sample.dtype), retain_graph=True)
+        norms.append(at_layer.float().norm())
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, 1e4)

@@ -161,15 +161,19 @@ class VQGANTask(SavedParts):
         self.model.train()
         with self.accelerator.autocast():
             output = self.model(images)
-        terms = self._reconstruction_terms(output.sample.float(), images, output.commitment_loss)
-        logged = {name: term.detach() for name, term in terms.items()}
-        total = torch.stack(list(terms.values())).sum()
+        # The terms are looked at from the reconstruction: their gradients there are all that the model's backward pass
+        # needs, so LPIPS and the critic are gone through once, and their activations are freed before it begins.
+        seen = output.sample.detach().float().requires_grad_(True)
+        terms = self._reconstruction_terms(seen, images)
+        (pull,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), seen)
+        terms["commitment"] = self.options.vq_embed_loss_weight * output.commitment_loss.float()
         if step >= self.critic_start:
-            adversarial = self._adversarial_term(output.sample, terms, step)
-            logged["adversarial"] = adversarial.detach()
-            total = total + adversarial
+            terms["adversarial"], push = self._adversarial_term(seen, pull, output.sample, step)
+            pull = pull + push
+        logged = {name: term.detach() for name, term in terms.items()}
         check_finite(logged)
-        self.accelerator.backward(total)
+        logged = {"loss": torch.stack(list(logged.values())).sum(), **logged}
+        self.accelerator.backward((output.sample * pull).sum() + terms["commitment"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         check_gradient(norm, self.accelerator.scaler)
         self.optimizer.step()
@@ -182,7 +186,7 @@ class VQGANTask(SavedParts):
             if step % RESTART_EVERY == 0 and step < SETTLE * self.total_steps:
                 logged["codes_restarted"] = torch.tensor(float(quantizer.restart_dead(vectors, generator)))
         self.average.step(self.raw_model.parameters())
-        logged = {"loss": total.detach(), **logged, "gradient_norm": norm}
+        logged["gradient_norm"] = norm
         if step >= self.critic_start:
             logged |= self._critic_step(images, output.sample.detach(), step)
         return logged | {"lr": torch.tensor(self.schedule.get_last_lr()[0])}
@@ -195,25 +199,30 @@ class VQGANTask(SavedParts):
             ]
         return torch.cat(parts)
 
-    def _reconstruction_terms(self, sample: Tensor, images: Tensor, commitment: Tensor) -> dict[str, Tensor]:
+    def _reconstruction_terms(self, sample: Tensor, images: Tensor) -> dict[str, Tensor]:
         options = self.options
         terms = {"l1": options.reconstruction_loss_weight * (sample - images).abs().mean()}
         if self.lpips is not None:
             terms["lpips"] = options.perceptual_loss_weight * self.lpips(sample, images).mean()
         if options.spectral_loss_weight:
             terms["spectral"] = options.spectral_loss_weight * spectral_loss(sample, images)
-        terms["commitment"] = options.vq_embed_loss_weight * commitment.float()
         return terms
 
-    def _adversarial_term(self, sample: Tensor, terms: dict[str, Tensor], step: int) -> Tensor:
-        """The generator's Wasserstein term, scaled to the reconstruction's pull and ramped in."""
+    def _adversarial_term(self, seen: Tensor, pull: Tensor, sample: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The generator's Wasserstein term, scaled to the reconstruction's pull and ramped in, and its gradient.
+
+        ``pull`` is the reconstruction terms' gradient at ``seen``, the reconstruction ``sample`` out of its graph.
+        """
         self.raw_critic.requires_grad_(False)
         with self.accelerator.autocast():
-            adversarial = -self.raw_critic(sample).float().mean()
+            scores = self.raw_critic(seen)
         self.raw_critic.requires_grad_(True)
-        reconstruction = torch.stack([term for name, term in terms.items() if name != "commitment"]).sum()
-        scale = adaptive_weight(reconstruction, adversarial, self.raw_model.last_layer)
-        return self.options.g_loss_adv_weight * self.adversarial_ramp(step) * scale * adversarial
+        # Of the sum, not of the mean: the latter's gradients are too small for fp16.
+        (push,) = torch.autograd.grad(-scores.sum(dtype=torch.float32), seen)
+        push = push / scores.numel()
+        weight = self.options.g_loss_adv_weight * self.adversarial_ramp(step)
+        weight = weight * adaptive_weight(pull, push, sample, self.raw_model.last_layer)
+        return weight * -scores.detach().float().mean(), weight * push
 
     def _critic_step(self, real: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
         """Wasserstein loss with gradient penalty; real and fake go through the critic in one pass."""
