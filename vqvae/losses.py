@@ -63,27 +63,30 @@ SILENCE = 1e-4  # power under which a texture is none: deviations of under a hun
 
 
 def spectral_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """Mean absolute difference of log power spectra of neighbourhoods, in nepers of power; scalar.
+    """Absolute difference of log power spectra, of neighbourhoods and of the batch, in nepers of power; scalar.
 
     L1 rewards the mean of all textures that fit, which is none; this asks for the texture's energy at each spatial
-    frequency, whatever its phase. Never over a whole image, where the energy can be had more cheaply, from a few
-    black pixels on the torso line, but over half-overlapping
+    frequency, whatever its phase. Never over a single whole image, where the energy can be had more cheaply, from a
+    few black pixels on the torso line, but, as the mean of three, over half-overlapping
 
     - square patches, which see texture where it is, in bands of two-dimensional frequency;
-    - the same patches' full two-dimensional spectra, mean over all patches at one Doppler, which see a weave;
     - strips of a patch's height over all the time, whose rows resolve what lies between the harmonics of a motion;
-    - strips of a patch's width over all Doppler, whose columns do the same along Doppler.
+    - strips of a patch's width over all Doppler, whose columns do the same along Doppler;
+
+    and, added to it, over the patches' full two-dimensional spectra, mean over all times and images at one Doppler.
+    A neighbourhood's power scatters by decibels, so that a deficit of one decibel everywhere is nearly as often too
+    little as too much; in the mean it is always too little. This term also sees a weave.
 
     (B, C, H, W) twice, in [-1, 1]; sides shorter than a patch are taken whole.
     """
-    terms = [
+    *local, overall = [
         ((mine + SILENCE).log() - (theirs + SILENCE).log()).abs().mean()
-        for mine, theirs in zip(_local_spectra(reconstruction), _local_spectra(images), strict=True)
+        for mine, theirs in zip(_spectra(reconstruction), _spectra(images), strict=True)
     ]
-    return torch.stack(terms).mean()
+    return torch.stack(local).mean() + overall
 
 
-def _local_spectra(images: Tensor) -> list[Tensor]:
+def _spectra(images: Tensor) -> list[Tensor]:
     height, width = images.shape[-2:]
     wide, tall = tiles(images, PATCH, width), tiles(images, height, PATCH)
     wide, tall = (part.flatten(2, 3).transpose(1, 2).flatten(0, 1) for part in (wide, tall))  # (strips, C, h, w)
@@ -91,9 +94,9 @@ def _local_spectra(images: Tensor) -> list[Tensor]:
     bands = frequency_bands(*(min(PATCH, side) for side in (height, width)), images.device)
     return [
         patches.mean(dim=1).flatten(-2) @ bands.T,
-        patches.mean(dim=(1, 3)),
         row_spectra(wide),
         row_spectra(tall.transpose(-1, -2)),
+        patches.mean(dim=(0, 1, 3)),
     ]
 
 
