@@ -109,6 +109,7 @@ class LDMTask(SavedParts):
         held_out = cached.val if len(cached.val) else cached.train
         self.val = pad_to_multiple(normaliser.normalise(held_out.latents), multiple)
         self.val_labels = held_out.labels
+        self.decisive = "loss" if len(cached.val) else None
         optimizer = torch.optim.AdamW(
             unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay
         )

@@ -221,6 +221,33 @@ def test_only_the_newest_checkpoints_remain(trained, tmp_path):
     assert torch.load(tmp_path / "state_step_9.pt", weights_only=True)["step"] == 9
 
 
+def test_the_checkpoint_of_the_least_held_out_loss_stays(trained, tmp_path, capsys, monkeypatch):
+    """Losses that fall and rise again, with a stop after each epoch."""
+    losses = {3: 0.3, 6: 0.1, 9: 0.2, 12: 0.15}
+    monkeypatch.setattr(LDMTask, "validate", lambda task: {"loss": losses[task.schedule.last_epoch]})
+    flags = ("--epochs", "4", "--save_epochs", "1", "--keep_checkpoints", "1", "--validation_epochs", "1")
+    for step in (3, 6, 9):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            run_ldm(trained.data, trained.vqgan, tmp_path, *flags)
+        if step == 6:
+            expected = torch.load(tmp_path / "ldm_epoch_2.pt", weights_only=True)
+    assert run_ldm(trained.data, trained.vqgan, tmp_path, *flags) == 0
+    assert states_equal(torch.load(tmp_path / "ldm_best.pt", weights_only=True), expected)
+    assert not (tmp_path / "ldm_epoch_2.pt").exists()
+    assert "held-out loss was lowest after epoch 2 (0.1)" in capsys.readouterr().out
+    assert run_sample(tmp_path / "ldm_best.pt", tmp_path / "drawn") == 0
+
+
+def test_training_loss_decides_nothing(trained, tmp_path):
+    data = make_images(tmp_path / "data")
+    flags = ("--val_fraction", "0", "--test_fraction", "0")
+    assert run_vqgan(data, tmp_path / "stage1", *flags, "--epochs", "1") == 0
+    run, vqgan = tmp_path / "stage2", tmp_path / "stage1" / "vqgan_epoch_1.pt"
+    assert run_ldm(data, vqgan, run, "--epochs", "1", "--validation_epochs", "1") == 0
+    assert not (run / "ldm_best.pt").exists()
+
+
 @pytest.mark.parametrize("script", ["train_vqvae", "train_ldm", "sample"])
 def test_a_second_process_is_refused_with_the_first_ones_pid(script, trained, tmp_path):
     def run() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,9 +50,15 @@ def check_finite(terms: dict[str, Tensor]) -> None:
 
 
 class Task(Protocol):
-    """What a stage gives to the loop. ``name`` is its checkpoints' prefix."""
+    """What a stage gives to the loop.
+
+    Attributes:
+        name: its checkpoints' prefix.
+        decisive: the validation figure, better when lower, whose least value makes the best checkpoint; None for none.
+    """
 
     name: str
+    decisive: str | None
 
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
         """One step of every optimiser on ``batch``; returns scalars to log."""
@@ -143,6 +150,7 @@ class TrainingLoop:
         self.options = options
         self.step = 0
         self._saved_at = -1
+        self._best: tuple[float, int] = (math.inf, 0)  # decisive figure, epoch
 
     @property
     def total_steps(self) -> int:
@@ -165,6 +173,7 @@ class TrainingLoop:
             )
         self.step = self._saved_at = state["step"]
         self.task.load_state_dict(state["task"])
+        self._best = tuple(state.get("best", self._best))
         torch.set_rng_state(state["random"]["cpu"])
         if torch.cuda.is_available() and state["random"]["cuda"]:
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
@@ -189,7 +198,14 @@ class TrainingLoop:
                     self._one_step(batch, epoch, bar)
                     if stop.signal is not None:
                         return self._leave(stop.signal)
-        print(f"done: {self.folder.path / f'{self.task.name}_epoch_{self.options.epochs}.pt'}", flush=True)
+        print(f"done: {self._checkpoint(f'epoch_{self.options.epochs}')}", flush=True)
+        figure, epoch = self._best
+        if 0 < epoch < self.options.epochs:
+            print(
+                f"held-out {self.task.decisive} was lowest after epoch {epoch} ({figure:.4g}) and rose since: "
+                f"{self._checkpoint('best')} is of that epoch",
+                flush=True,
+            )
         return 0
 
     def _one_step(self, batch: Any, epoch: int, bar: tqdm) -> None:
@@ -232,11 +248,21 @@ class TrainingLoop:
         for name, path in self.task.draw(self.folder.pictures, epoch + 1).items():
             self.tracker.picture(name, path, self.step)
 
+        if self.task.decisive is not None and figures[self.task.decisive] < self._best[0]:
+            self._best = (figures[self.task.decisive], epoch + 1)
+            self._write_checkpoint("best", epoch + 1)
+
     def _export(self, epoch: int) -> None:
-        payload = {"format_version": checkpoint.FORMAT_VERSION, "kind": self.task.name, **self.task.export(epoch)}
-        checkpoint.save(payload, self.folder.path / f"{self.task.name}_epoch_{epoch}.pt")
+        self._write_checkpoint(f"epoch_{epoch}", epoch)
         self.folder.keep_newest(f"{self.task.name}_epoch_*.pt", self.options.keep)
         pictures.curves(self.folder.metrics_path, self.folder.pictures / "curves.png")
+
+    def _checkpoint(self, which: str) -> Path:
+        return self.folder.path / f"{self.task.name}_{which}.pt"
+
+    def _write_checkpoint(self, which: str, epoch: int) -> None:
+        payload = {"format_version": checkpoint.FORMAT_VERSION, "kind": self.task.name, **self.task.export(epoch)}
+        checkpoint.save(payload, self._checkpoint(which))
 
     def save(self) -> None:
         """Write ``state_last.pt`` and its numbered older brothers, unless this step is saved already."""
@@ -248,6 +274,7 @@ class TrainingLoop:
             "step": self.step,
             "steps_per_epoch": len(self.order),
             "task": self.task.state_dict(),
+            "best": list(self._best),
             "random": {
                 "cpu": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

@@ -67,7 +67,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Forget an earlier run: its states, metrics, pictures and tracker. Inference checkpoints go too."""
-        for pattern in ("state_*.pt", "*_epoch_*.pt", "metrics.jsonl", "wandb_id.txt", "pictures/*.png"):
+        for pattern in ("state_*.pt", "*_epoch_*.pt", "ldm_best.pt", "metrics.jsonl", "wandb_id.txt", "pictures/*.png"):
             for path in self.path.glob(pattern):
                 path.unlink()
 

@@ -89,6 +89,7 @@ class VQGANTask(SavedParts):
     """
 
     name = "vqgan"
+    decisive = None  # no single figure says which stage 1 is best
 
     def __init__(
         self,
