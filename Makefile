@@ -26,9 +26,9 @@ demo: $(VENV)/.ready
 	    --perceptual_loss_weight 0 --disc_channels 16 --disc_layers 2 --disc_start 0.5 \
 	    --test_fraction 0.2 --validation_epochs 3 --save_epochs 3
 	$(PY) train_ldm.py --data_dir $(DEMO)/data --vqgan_path $(DEMO)/vqgan/vqgan_epoch_9.pt \
-	    --output_dir $(DEMO)/ldm --unet_channels 64 128 128 --unet_layers_per_block 1 --attention_levels 1 \
-	    --batch_size 32 --epochs 24 --lr 5e-4 --validation_epochs 8 --save_epochs 8
-	$(PY) sample.py --ldm_path $(DEMO)/ldm/ldm_epoch_24.pt --output_dir $(DEMO)/augmented --samples_per_class 30
+	    --output_dir $(DEMO)/ldm --unet_channels 32 64 128 --norm_num_groups 16 --unet_layers_per_block 1 \
+	    --attention_levels 1 --batch_size 16 --epochs 60 --lr 1e-3 --validation_epochs 20 --save_epochs 20
+	$(PY) sample.py --ldm_path $(DEMO)/ldm/ldm_epoch_60.pt --output_dir $(DEMO)/augmented --samples_per_class 30
 	$(PY) evaluate.py --data_dir $(DEMO)/data --synthetic $(DEMO)/augmented --output_dir $(DEMO)/report \
 	    --classifier small --steps 150 --seeds 3
 	@echo "Look at $(DEMO)/report/grid.png and open $(DEMO)/report/report.html in a browser."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import urllib.error
+import warnings
 
 import numpy as np
 import pytest
@@ -251,6 +252,7 @@ def test_spectral_loss_sees_missing_texture_and_not_its_phase():
     assert float((other - texture).abs().mean()) > float((blurred - texture).abs().mean()), "L1 would rather blur"
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:torchvision")  # about how the reference below is built
 @pytest.mark.parametrize("net", ["squeeze", "alex"])
 def test_lpips_with_a_local_file_is_lpips_with_that_backbone(net, tmp_path):
     lpips = pytest.importorskip("lpips")
@@ -260,7 +262,9 @@ def test_lpips_with_a_local_file_is_lpips_with_that_backbone(net, tmp_path):
     torch.manual_seed(1)
     backbone = builder(weights=None)
     torch.save(backbone.state_dict(), tmp_path / "weights.pth")
-    found = load_lpips(net, tmp_path / "weights.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = load_lpips(net, tmp_path / "weights.pth")
     reference = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
     for name, tensor in reference.net.state_dict().items():
         tensor.copy_(backbone.features.state_dict()[name.split(".", 1)[1]])

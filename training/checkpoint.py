@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -67,7 +68,9 @@ def load(path: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that are refused anyway
+            payload = torch.load(path, map_location="cpu", weights_only=True)
         found = payload["kind"]
         version = int(payload["format_version"])
     except Exception as error:  # the unpickler raises whatever a damaged or foreign file provokes

@@ -5,6 +5,7 @@ Legend: B batch, C channels, (H, W) Doppler by slow time; images in [-1, 1].
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -35,17 +36,24 @@ def load_lpips(net: str, weights: Path | None) -> nn.Module:
     )
     if weights is None:
         try:
-            return freeze(lpips.LPIPS(net=net, verbose=False))
+            return freeze(_quietly(lpips.LPIPS, net=net))
         except Exception as error:  # torchvision raises URLError, OSError, RuntimeError, by the kind of failure
             raise UserError(f"LPIPS: the {net} weights are not on this machine ({error}): {ways_out}") from error
     try:
         backbone = torch.load(weights, map_location="cpu", weights_only=True)
         features = {key.removeprefix("features."): value for key, value in backbone.items() if "features" in key}
-        model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        model = _quietly(lpips.LPIPS, net=net, pnet_rand=True)
         _fill_backbone(model.net, features)
     except Exception as error:
         raise UserError(f"--lpips_weights {weights}: not torchvision's {net} weights ({error}): {ways_out}") from error
     return freeze(model)
+
+
+def _quietly(build: type[nn.Module], **arguments: object) -> nn.Module:
+    """Build LPIPS without torchvision's complaints about how the lpips package calls it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        return build(verbose=False, **arguments)
 
 
 def _fill_backbone(net: nn.Module, features: dict[str, Tensor]) -> None:
