@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.arguments import Parser, count, existing_dir, output_dir, positive_int, positive_real, run_script
+from training.arguments import (
+    Parser,
+    count,
+    existing_dir,
+    existing_file,
+    output_dir,
+    positive_int,
+    positive_real,
+    run_script,
+)
 from training.data_arguments import add_data_arguments, check_data_arguments, split_options
 
 
@@ -40,6 +49,9 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--seeds", type=positive_int, default=5, help="classifiers trained per arm")
     parser.add_argument("--seed", type=count, default=0, help="the first of them")
+    parser.add_argument(
+        "--inception_weights", type=existing_file, default=None, help="distances in Inception's features too: its file"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to train")
     add_data_arguments(parser)
     parser.set_defaults(image_size=[64])
@@ -118,7 +130,12 @@ def evaluate(args: argparse.Namespace) -> int:
         args.output_dir,
     )
     radar = RadarMetadata.load(args.data_dir or args.real_train)
-    results = assess(real, held_out, synthetic, contract, radar, study, args.output_dir)
+    inception = None
+    if args.inception_weights is not None:
+        from evaluation.inception import Inception
+
+        inception = Inception(args.inception_weights, args.output_dir, device)
+    results = assess(real, held_out, synthetic, contract, radar, study, args.output_dir, inception)
     print(f"\n{'training images':32}{'accuracy %':>16}{'macro F1 %':>16}{'over real + classical':>24}")
     for name, accuracy, f1, difference in gain_rows(results["gain"]):
         print(f"{name:32}{accuracy:>16}{f1:>16}{difference:>24}")

@@ -20,7 +20,8 @@ from torchvision.transforms.functional import gaussian_blur
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evaluation.classifier import accuracy_and_f1, batches_of, confusion, features, predict, train_classifier
-from evaluation.fidelity import fidelity
+from evaluation.fidelity import fidelity, mean_of
+from evaluation.gain import Judge, Study
 from evaluation.images import ImageSet, channels_of, from_folder
 from evaluation.novelty import novelty
 from evaluation.physics import physics
@@ -67,14 +68,23 @@ def generators(training: ImageSet, unseen: ImageSet) -> dict[str, ImageSet]:
 
 
 def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes: tuple[str, ...], **rest: Any) -> Row:
-    """Every figure of one generator by name. ``rest``: ``model``, a classifier of real images; ``radar``; ``steps``."""
+    """Every figure of one generator by name.
+
+    ``rest``: ``model``, a classifier of real images; ``spaces``, see ``Study.classifiers_of_halves``; ``radar``;
+    ``steps``.
+    """
     model, number = rest["model"], len(classes)
     right, _ = accuracy_and_f1(confusion(synthetic.labels, predict(model, synthetic.images, CPU), number))
     batch = batches_of(synthetic, None, number, 64, None)
     alone = train_classifier("small", number, batch, rest["steps"], 0, CPU, lambda: None)
     taught, _ = accuracy_and_f1(confusion(held_out.labels, predict(alone, held_out.images, CPU), number))
     near, _, _ = novelty(synthetic, training, held_out)
-    seen = fidelity(*(features(model, part.images, CPU) for part in (training, held_out, synthetic)))
+    seen = mean_of(
+        [
+            fidelity(*(features(network, part.images, CPU) for part in (others, held_out, synthetic)))
+            for network, others in rest["spaces"]
+        ]
+    )
     motion = physics(training, held_out, synthetic, classes, rest["radar"])
     ratios = [row["ratio"] for row in motion["overall"].values() if row["ratio"] is not None]
     rows, columns = spectra_difference_db(synthetic.images, training.images)
@@ -115,11 +125,13 @@ def measure() -> int:
     contract = make_contract(listing, [args.image_size], channels, args.colormap, 1, [])
     training = from_folder(args.real_train, contract, 1, "--real_train")
     held_out, unseen = halves_of(from_folder(args.real_test, contract, 1, "--real_test"))
-    number = len(contract.classes)
-    model = train_classifier(
-        "small", number, batches_of(training, None, number, 64, None), args.steps, 0, CPU, lambda: None
-    )
-    rest = {"model": model, "radar": RadarMetadata.load(args.real_train), "steps": args.steps}
+    study = Study(training, unseen, held_out, len(contract.classes), Judge("small", args.steps, 64, CPU), (0,))
+    rest = {
+        "model": study.classifier_of_real(),
+        "spaces": study.classifiers_of_halves(),
+        "radar": RadarMetadata.load(args.real_train),
+        "steps": args.steps,
+    }
     columns = {
         name: figures(training, held_out, synthetic, contract.classes, **rest)
         for name, synthetic in generators(training, unseen).items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from dataset import DataContract
 from evaluation import report
 from evaluation.classical import RECIPES
 from evaluation.classifier import confusion, features, predict
-from evaluation.fidelity import fidelity
+from evaluation.fidelity import fidelity, mean_of
 from evaluation.gain import BASELINE, Study, headline, right_per_class
 from evaluation.images import ImageSet
 from evaluation.novelty import novelty
@@ -30,6 +31,7 @@ def assess(
     radar: RadarMetadata | None,
     study: Study,
     folder: Path,
+    inception: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Any]:
     """Judge ``synthetic`` and write ``report.json``, ``report.html``, ``grid.png`` and ``closest.png`` to ``folder``.
 
@@ -41,6 +43,7 @@ def assess(
         radar: what their rows and columns mean, or None where that is not known.
         study: of the same three, which classifiers to train and how often.
         folder: where the report goes.
+        inception: images to features of a network that was trained elsewhere, for distances in these, too.
 
     Returns:
         what ``report.json`` holds.
@@ -53,7 +56,11 @@ def assess(
     agreement = confusion(synthetic.labels, predict(classifier, synthetic.images, judge.device), classes)
     on_held_out = confusion(held_out.labels, predict(classifier, held_out.images, judge.device), classes)
     copied, near_synthetic, near_held_out = novelty(synthetic, real, held_out)
-    seen = [features(classifier, part.images, judge.device) for part in (real, held_out, synthetic)]
+    seen = [
+        [(features(network, part.images, judge.device), part.labels) for part in (others, held_out, synthetic)]
+        for network, others in study.classifiers_of_halves()
+    ]
+    known = [[(inception(part.images), part.labels) for part in (real, held_out, synthetic)]] if inception else []
     spectra = {
         "synthetic": spectra_difference_db(synthetic.images, real.images),
         "held-out real (the floor)": spectra_difference_db(held_out.images, real.images),
@@ -79,8 +86,8 @@ def assess(
             "held_out_per_class": right_per_class(on_held_out),
         },
         "novelty": copied,
-        "fidelity": fidelity(*seen)
-        | {"per_class": _fidelity_per_class(seen, (real, held_out, synthetic), contract.classes)},
+        "fidelity": _fidelity(seen, contract.classes),
+        "fidelity_inception": _fidelity(known, contract.classes) if known else None,
         "physics": physics(real, held_out, synthetic, contract.classes, radar),
         "spectra_db": {name: [part.tolist() for part in pair] for name, pair in spectra.items()},
     }
@@ -96,15 +103,18 @@ def assess(
     return results
 
 
-def _fidelity_per_class(
-    seen: list[Tensor], parts: tuple[ImageSet, ...], classes: tuple[str, ...]
-) -> dict[str, dict[str, Any] | None]:
-    """None for a class that is missing from one of the parts."""
-    found: dict[str, dict[str, Any] | None] = {}
+def _fidelity(spaces: list[list[tuple[Tensor, Tensor]]], classes: tuple[str, ...]) -> dict[str, Any]:
+    """Figures of all images, and ``per_class``, averaged over feature spaces; None for a class missing from a part.
+
+    Each space holds features and labels of real, held-out and synthetic images.
+    """
+    per_class: dict[str, dict[str, Any] | None] = {}
     for label, name in enumerate(classes):
-        of_class = [features[part.labels == label] for features, part in zip(seen, parts, strict=True)]
-        found[name] = fidelity(*of_class) if all(map(len, of_class)) else None
-    return found
+        of_class = [[found[labels == label] for found, labels in space] for space in spaces]
+        there = all(len(part) for parts in of_class for part in parts)
+        per_class[name] = mean_of([fidelity(*parts) for parts in of_class]) if there else None
+    overall = mean_of([fidelity(*(found for found, _ in space)) for space in spaces])
+    return overall | {"per_class": per_class}
 
 
 def _right(matrix: Any) -> float:

@@ -1,4 +1,4 @@
-"""Distances between sets of images in a classifier's features, each with its floor.
+"""Distances between sets of images in a network's features, each with its floor.
 
 Legend: N images, F features.
 """
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import linalg
 from torch import Tensor
+from torch_fidelity import metric_fid, metric_kid, metric_prc
 
 SUBSETS = 50
 SUBSET_SIZE = 100
@@ -24,13 +24,14 @@ def frechet_distance(one: Tensor, other: Tensor) -> float:
     """
     if min(len(one), len(other)) < 2:
         return float("nan")
-    a, b = one.double().numpy(), other.double().numpy()
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # tr sqrt(AB) = sum of the roots of AB's eigenvalues, which are those of a product of positive matrices: real
-    # and not negative but for rounding.
-    eigenvalues = linalg.eigvals(cov_a @ cov_b).real
-    cross = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
-    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    one, other = one.double(), other.double()
+    if len(one) + len(other) < one.shape[1]:
+        # So few images lie in a subspace: distances within it are the same, and its covariances are small.
+        middle = one.mean(0)
+        basis = torch.linalg.qr(torch.cat([one, other]).sub(middle).T).Q
+        one, other = ((features - middle) @ basis for features in (one, other))
+    statistics = (metric_fid.fid_features_to_statistics(features) for features in (one, other))
+    return metric_fid.fid_statistics_to_metric(*statistics, verbose=False)[metric_fid.KEY_METRIC_FID]
 
 
 def kernel_distance(one: Tensor, other: Tensor, seed: int = 0) -> tuple[float, float]:
@@ -40,21 +41,22 @@ def kernel_distance(one: Tensor, other: Tensor, seed: int = 0) -> tuple[float, f
     A subset holds at most half of the images: the whole set drawn again and again would have no deviation at all.
     Both are nan where there are under four images to halve.
     """
-    generator = torch.Generator().manual_seed(seed)
     size = min(SUBSET_SIZE, min(len(one), len(other)) // 2)
     if size < 2:
         return float("nan"), float("nan")
-    values = []
-    for _ in range(SUBSETS):
-        x = one[torch.randperm(len(one), generator=generator)[:size]].double()
-        y = other[torch.randperm(len(other), generator=generator)[:size]].double()
-        within = sum((_kernel(s, s).sum() - _kernel(s, s).diagonal().sum()) / (size * (size - 1)) for s in (x, y))
-        values.append(float(within - 2 * _kernel(x, y).mean()))
-    return float(np.mean(values)), float(np.std(values))
-
-
-def _kernel(one: Tensor, other: Tensor) -> Tensor:
-    return (one @ other.T / one.shape[1] + 1) ** 3
+    found = metric_kid.kid_features_to_metric(
+        one.double(),
+        other.double(),
+        kid_subsets=SUBSETS,
+        kid_subset_size=size,
+        kid_kernel="poly",
+        kid_kernel_poly_degree=3,
+        kid_kernel_poly_gamma=None,
+        kid_kernel_poly_coef0=1.0,
+        rng_seed=seed,
+        verbose=False,
+    )
+    return found[metric_kid.KEY_METRIC_KID_MEAN], found[metric_kid.KEY_METRIC_KID_STD]
 
 
 def neighbourhoods(real: Tensor, other: Tensor, neighbours: int = NEIGHBOURS) -> dict[str, float]:
@@ -68,16 +70,17 @@ def neighbourhoods(real: Tensor, other: Tensor, neighbours: int = NEIGHBOURS) ->
     if min(len(real), len(other)) <= neighbours:
         return dict.fromkeys(("precision", "recall", "density", "coverage"), float("nan"))
     real, other = real.double(), other.double()
+    found = metric_prc.prc_features_to_metric(
+        other, real, prc_neighborhood=neighbours, prc_batch_size=10_000, save_cpu_ram=False, verbose=False
+    )
     # The image itself is its own nearest, at distance zero.
-    real_reach = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values
-    other_reach = torch.cdist(other, other).kthvalue(neighbours + 1, dim=1).values
-    between = torch.cdist(other, real)  # (M, N)
-    in_real = between < real_reach
+    reach = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values
+    held = torch.cdist(other, real) <= reach  # (M, N)
     return {
-        "precision": float(in_real.any(dim=1).double().mean()),
-        "recall": float((between < other_reach[:, None]).any(dim=0).double().mean()),
-        "density": float(in_real.double().sum(dim=1).mean() / neighbours),
-        "coverage": float(in_real.any(dim=0).double().mean()),
+        "precision": found[metric_prc.KEY_METRIC_PRECISION],
+        "recall": found[metric_prc.KEY_METRIC_RECALL],
+        "density": float(held.double().sum(dim=1).mean() / neighbours),
+        "coverage": float(held.any(dim=0).double().mean()),
     }
 
 
@@ -108,3 +111,13 @@ def fidelity(real: Tensor, held_out: Tensor, synthetic: Tensor) -> dict[str, Any
 
     real, held_out, synthetic = some(real), some(held_out), some(synthetic)
     return {"images": number, "synthetic": compare(real, synthetic), "floor": compare(real, held_out)}
+
+
+def mean_of(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What ``fidelity`` found in several feature spaces, averaged figure by figure; ``images`` are the fewest."""
+
+    def average(side: str) -> dict[str, float]:
+        return {key: float(np.mean([result[side][key] for result in results])) for key in results[0][side]}
+
+    images = min(result["images"] for result in results)
+    return {"images": images, "synthetic": average("synthetic"), "floor": average("floor")}

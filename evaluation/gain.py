@@ -5,8 +5,9 @@ Legend: K classes, k real images per class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,21 +191,44 @@ class Study:
         return accuracy_and_f1(memory[key])[0]
 
     def classifier_of_real(self) -> nn.Module:
-        """A classifier of all real training images alone: it labels synthetic ones, and gives the features."""
+        """A classifier of all real training images alone: it labels synthetic ones."""
         case = Case("real", None, None, self.seeds[0])
         key = self._key(case, {"real": self.real.digest()})
-        path = self.folder / "classifier.pt" if self.folder else None
-        model = build_classifier(self.judge.network, self.real.images.shape[1], self.classes)
+        return self._kept("classifier", key, "the classifier of real images", lambda bar: self._train(case, bar))
+
+    def classifiers_of_halves(self) -> list[tuple[nn.Module, ImageSet]]:
+        """Classifiers of either half of the real training images (see ``halves``), each with the half it never saw.
+
+        In the features of a network that saw them, training images lie in tight bundles of their own, and no new
+        image is near, however real it is. In these features all that is compared is new alike. Where there is one
+        image per class, and no other half: the classifier of all, with all.
+        """
+        found = []
+        for half in (0, 1):
+            learned, others = halves(self.real, self.classes, half)
+            if not len(others):
+                return [(self.classifier_of_real(), self.real)]
+            batch = batches_of(learned, None, self.classes, self.judge.batch_size, None)
+            key = checkpoint.digest(["features", *self._training, self.seeds[0], learned.digest()])
+            what = f"a classifier of half the real images, {half + 1} of 2"
+            fit = partial(self._fit, batch, self.seeds[0])
+            found.append((self._kept(f"classifier_of_half_{half + 1}", key, what, fit), others))
+        return found
+
+    def _kept(self, name: str, key: str, what: str, train: Callable[[tqdm], nn.Module]) -> nn.Module:
+        """The network in the folder's file ``name`` where ``key`` still fits it, else a new one, which is kept."""
+        path = self.folder / f"{name}.pt" if self.folder else None
         if path is not None and path.exists():
             try:
                 saved = checkpoint.load(path, "classifier")
                 if saved["key"] == key:
+                    model = build_classifier(self.judge.network, self.real.images.shape[1], self.classes)
                     model.load_state_dict(saved["weights"])
                     return model.to(self.judge.device).eval()
             except (UserError, KeyError, RuntimeError):
                 pass  # damaged or of another network: it is trained again
-        with tqdm(total=self.judge.steps, desc="training the classifier of real images", unit="step") as bar:
-            model = self._train(case, bar)
+        with tqdm(total=self.judge.steps, desc=f"training {what}", unit="step") as bar:
+            model = train(bar)
         if path is not None:
             weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
             version = checkpoint.FORMAT_VERSION
@@ -250,10 +274,6 @@ class Study:
             rows[arm] = [self.matrices[_case(arm, k, volume if use_synthetic else None, seed)] for seed in self.seeds]
         baseline = [accuracy_and_f1(matrix)[0] for matrix in rows[BASELINE]]
         return {arm: _row(matrices, baseline) for arm, matrices in rows.items()}
-
-    @property
-    def _training(self) -> list[Any]:
-        return [TRAINING_VERSION, self.judge.network, self.judge.steps, self.judge.batch_size, self.classes]
 
     @property
     def _training(self) -> list[Any]:

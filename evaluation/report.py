@@ -179,6 +179,7 @@ FIDELITY_NAMES = {
     "density": "density",
     "coverage": "coverage",
 }
+FIDELITY_CLASS_HEADER = ["class", "images", "kernel distance", "floor", "precision", "floor", "coverage", "floor"]
 
 
 def fidelity_rows(fidelity: dict[str, Any]) -> list[list[str]]:
@@ -205,6 +206,16 @@ def _fidelity_class_rows(per_class: dict[str, dict[str, Any] | None]) -> list[li
         figures = [_figure_text(side[key]) for key in ("kernel", "precision", "coverage") for side in sides]
         rows.append([name, str(found["images"]), *figures])
     return rows
+
+
+def _inception(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        f"<p>In the features of Inception, a network of photographs; {found['images']} images on each side:</p>",
+        _table(["against real training images", "synthetic", "floor"], fidelity_rows(found)),
+        _table(FIDELITY_CLASS_HEADER, _fidelity_class_rows(found["per_class"])),
+    ]
 
 
 def _figure_text(value: float) -> str:
@@ -332,15 +343,14 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         _distance_figure(*figures["distances"]),
         _inline((folder / "closest.png").read_bytes()),
         "<h2>How near is their distribution?</h2>",
-        f"<p>In the features of the classifier of real images, with {fidelity['images']} images on each side. The "
-        "floor is the distance of held-out real images: a perfect generator would reach it, and no more.</p>",
+        f"<p>In the features of classifiers, each of one half of the real training images, against the other half, "
+        f"which it never saw; {fidelity['images']} images on each side, mean of both. The floor is the distance of "
+        "held-out real images: a perfect generator would reach it, and no more.</p>",
         _table(["against real training images", "synthetic", "floor"], fidelity_rows(fidelity)),
+        *_inception(results["fidelity_inception"]),
         "<p>Precision and density say whether synthetic images lie where real ones do, recall and coverage whether "
         "they lie everywhere that real ones do. Class by class:</p>",
-        _table(
-            ["class", "images", "kernel distance", "floor", "precision", "floor", "coverage", "floor"],
-            _fidelity_class_rows(fidelity["per_class"]),
-        ),
+        _table(FIDELITY_CLASS_HEADER, _fidelity_class_rows(fidelity["per_class"])),
         "<h2>Do they move like real ones?</h2>",
         "<p>Figures a radar engineer reads off a spectrogram, real and synthetic (mean of the classes' medians), and "
         "the Wasserstein distance between their distributions in each class (mean). The floor is the distance of "

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from scipy import stats
 from tiny import make_images
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 import evaluate
 from errors import UserError
@@ -33,6 +34,7 @@ from evaluation.classifier import (
 from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods
 from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline, mean_and_interval
 from evaluation.images import ImageSet
+from evaluation.inception import Inception
 from evaluation.novelty import novelty
 from evaluation.report import gain_rows
 from spectrograms.spectra import spectra_difference_db
@@ -80,6 +82,28 @@ def test_kernel_distance_is_unbiased_at_few_images_and_sees_a_shift():
     assert abs(np.mean(draws)) < 3 * stats.sem(draws)
     value, deviation = kernel_distance(normal(200, 8, 0), normal(200, 8, 1, mean=1.0))
     assert value > 5 * deviation > 0
+
+
+def test_frechet_distance_of_few_images_with_many_features_is_that_of_their_subspace():
+    # Features that are zero but for four: with the zeros they are more than the images, without them they are fewer.
+    one, other = normal(30, 4, 0), normal(20, 4, 1, mean=0.5)
+    rotation = torch.linalg.qr(normal(100, 100, 2)).Q
+    wide = [torch.nn.functional.pad(features, (0, 96)) @ rotation for features in (one, other)]
+    assert frechet_distance(*wide) == pytest.approx(frechet_distance(one, other), rel=1e-4)
+
+
+def test_kernel_distance_of_subsets_has_the_mean_of_all_pairs():
+    one, other = normal(60, 8, 0).double().numpy(), normal(80, 8, 1, mean=0.3).double().numpy()
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a @ b.T / 8 + 1) ** 3
+
+    def within(a: np.ndarray) -> float:
+        return (kernel(a, a).sum() - np.trace(kernel(a, a))) / (len(a) * (len(a) - 1))
+
+    everything = within(one) + within(other) - 2 * kernel(one, other).mean()
+    value, deviation = kernel_distance(torch.from_numpy(one), torch.from_numpy(other))
+    assert value == pytest.approx(everything, abs=4 * deviation / math.sqrt(50))
 
 
 def test_kernel_distance_of_a_small_set_still_has_a_deviation():
@@ -293,6 +317,67 @@ def test_a_second_run_trains_only_what_changed(tmp_path, monkeypatch):
     assert len(trained) == 2 * trials + 4 * len(ARMS) + 5, "a torn line cost more than its own classifier"
 
 
+def test_features_are_those_of_networks_that_never_saw_the_images_compared(tmp_path):
+    study = small_study(tmp_path)
+    found = study.classifiers_of_halves()
+    learned = [halves(study.real, 2, half)[0] for half in (0, 1)]
+    for (model, others), seen in zip(found, learned, strict=True):
+        assert not {str(path) for path in others.paths} & {str(path) for path in seen.paths}
+        assert len(others) + len(seen) == len(study.real)
+        again = train_classifier("small", 2, batches_of(seen, None, 2, 8, None), 3, 0, CPU, lambda: None)
+        assert torch.equal(model.fc.weight, again.fc.weight)
+    kept = small_study(tmp_path, synthetic_seed=9).classifiers_of_halves()
+    assert all(torch.equal(a.fc.weight, b.fc.weight) for (a, _), (b, _) in zip(found, kept, strict=True))
+    study.real = study.real.take(torch.tensor([0, 1]))
+    assert [len(others) for _, others in study.classifiers_of_halves()] == [2], "one image a class has no other half"
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory):
+    """The network of the real weights file, with random weights."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    patch = pytest.MonkeyPatch()
+    made: dict[str, torch.nn.Module] = {}
+
+    def shapes_only(network: torch.nn.Module, *_: object, **__: object) -> None:
+        made["network"] = network
+
+    patch.setattr(torch, "load", lambda *_, **__: {})
+    patch.setattr(torch.nn.Module, "load_state_dict", shapes_only)
+    FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], "none")
+    patch.undo()
+    torch.save(made["network"].state_dict(), path)
+    return path
+
+
+def test_inceptions_features_come_from_the_file_and_are_remembered(inception_file, tmp_path, monkeypatch):
+    images = image_set(5, 0).images
+    inception = Inception(inception_file, tmp_path, CPU)
+    found = inception(images)
+    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception_file))
+    grey = ((images + 1) * 127.5).round().to(torch.uint8).repeat(1, 3, 1, 1)
+    torch.testing.assert_close(found, network(grey)[0])
+    again = Inception(inception_file, tmp_path, CPU)
+    monkeypatch.setattr(again, "_network", None)
+    assert torch.equal(again(images), found), "features of known images were not remembered"
+    with pytest.raises(TypeError):
+        again(images + 0.1)
+
+
+def test_foreign_inception_weights_are_refused_and_execute_nothing(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    torch.save({"Conv2d_1a_3x3.conv.weight": Bomb()}, tmp_path / "bomb.pth")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name in ("bomb.pth", "other.pth", "text.pth"):
+        with pytest.raises(UserError, match=f"--inception_weights .*{name}: not torch-fidelity's"):
+            Inception(tmp_path / name, tmp_path, CPU)
+    assert not (tmp_path / "exploded").exists()
+
+
 def test_the_users_own_classifier_is_used_and_a_bad_one_named(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
@@ -384,7 +469,8 @@ def test_report_json_is_plain_and_holds_what_the_table_shows(report):
     results = json.loads((report / "report.json").read_text(), parse_constant=refuse)
     assert set(results["gain"]) == set(ARMS)
     assert len(results["gain"][BASELINE]["accuracies"]) == 2
-    assert results["fidelity"]["images"] == 8
+    assert results["fidelity"]["images"] == 6, "half of the 12 real images are compared"
+    assert results["fidelity_inception"] is None
     rows = {name: row for name, *row in gain_rows({BASELINE: results["gain"][BASELINE]})}
     assert rows[BASELINE][0].startswith(f"{100 * results['gain'][BASELINE]['accuracy']:.1f}")
 
@@ -405,6 +491,14 @@ def test_classes_without_synthetic_images_are_named(folders, tmp_path):
     assert run(*flags, "--output_dir", tmp_path / "report") == 0
     setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
     assert setting.endswith(" No synthetic images of <b>$x_$.")
+
+
+def test_inceptions_distances_stand_in_the_report_where_its_weights_are_given(folders, inception_file, tmp_path):
+    flags = ("--real_train", folders / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic")
+    assert run(*flags, "--inception_weights", inception_file, "--output_dir", tmp_path / "report") == 0
+    found = json.loads((tmp_path / "report" / "report.json").read_text())["fidelity_inception"]
+    assert found["images"] == 8 and found["synthetic"]["frechet"] > 0
+    assert "In the features of Inception" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_foreign_class_and_an_empty_folder_are_named(folders, tmp_path):
