@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from training.arguments import (
     Parser,
@@ -17,6 +18,9 @@ from training.arguments import (
     run_script,
     weight,
 )
+
+if TYPE_CHECKING:
+    from ldm.generation import SamplingOptions, Sieve
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,11 +49,30 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output_size", choices=("native", "model"), default="native", help="size of the data set's files, or trained"
     )
+    parser.add_argument("--reject_copies", action="store_true", help="draw again what is a copy of a training image")
+    parser.add_argument(
+        "--reject_outliers", action="store_true", help="draw again what does not move like its class's training images"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to draw")
     args = parser.parse_args(argv)
     if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LOW must not be above HIGH")
     return args
+
+
+def sieves_of(options: SamplingOptions, payload: dict[str, Any]) -> list[Sieve]:
+    """The sieves that ``options`` ask for, from the training images of the checkpoint ``payload``."""
+    from evaluation.novelty import CopySieve
+    from evaluation.physics import KinematicSieve
+    from ldm.generation import References
+
+    references = References(payload)
+    found: list[Sieve] = []
+    if options.reject_copies:
+        found.append(CopySieve(references.images))
+    if options.reject_outliers:
+        found.append(KinematicSieve(references.images, references.labels))
+    return found
 
 
 def sample(args: argparse.Namespace) -> int:
@@ -58,7 +81,8 @@ def sample(args: argparse.Namespace) -> int:
 
     from dataset import DataContract
     from errors import UserError
-    from ldm.generation import SampleFolder, SamplingOptions, generate, load_ldm, overview
+    from ldm.generation import SamplingOptions, generate, load_ldm
+    from ldm.sample_folder import SampleFolder, overview
     from training.checkpoint import digest
     from training.setup import make_accelerator
     from training.stopping import StopRequest
@@ -77,6 +101,8 @@ def sample(args: argparse.Namespace) -> int:
         guidance_interval=tuple(args.guidance_interval),
         seed=args.seed,
         output_size=args.output_size,
+        reject_copies=args.reject_copies,
+        reject_outliers=args.reject_outliers,
     )
     checkpoint_digest = digest(args.ldm_path)
     settings = {**asdict(options), "checkpoint_sha256": checkpoint_digest}
@@ -85,7 +111,7 @@ def sample(args: argparse.Namespace) -> int:
     try:
         pipeline.to(device)
         with StopRequest() as stop:
-            drawn = generate(
+            drawn, told = generate(
                 pipeline,
                 payload,
                 folder,
@@ -95,6 +121,7 @@ def sample(args: argparse.Namespace) -> int:
                 args.batch_size,
                 checkpoint_digest,
                 lambda: stop.signal is not None,
+                sieves_of(options, payload),
             )
         if stop.signal is not None:
             print("stopped; run the same command again to go on", file=sys.stderr)
@@ -102,6 +129,8 @@ def sample(args: argparse.Namespace) -> int:
         picture = overview(folder, classes, DataContract.from_dict(payload["contract"]))
     finally:
         folder.close()
+    for line in told:
+        print(line)
     print(f"{drawn} images drawn, {len(folder.done)} in {args.output_dir}; look at {picture}")
     return 0
 

@@ -66,11 +66,33 @@ def refuse_leak(held_out: ImageSet, other: ImageSet, what: str) -> None:
         )
 
 
+class CopySieve:
+    """Tells copies of training images.
+
+    A copy lies under a third of the distance to its second nearest training image, and under the first percentile of
+    the distances between training images.
+
+    Args:
+        training: (N, C, H, W) in [-1, 1].
+    """
+
+    def __init__(self, training: Tensor) -> None:
+        self._training = training
+        self._limit = nearest(training, training, itself=True).distance.quantile(COPY_PERCENTILE)
+
+    def is_copy(self, near: Nearest) -> Tensor:
+        """Which images are copies, by what is nearest to them. -> (N,) bool."""
+        return (near.distance < COPY_RATIO * near.second) & (near.distance < self._limit)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> list[str | None]:
+        """``"copy"`` or None. (B, C, H, W) in [-1, 1] at the training's size; ``labels`` do not matter."""
+        return ["copy" if found else None for found in self.is_copy(nearest(images, self._training)).tolist()]
+
+
 def novelty(synthetic: ImageSet, training: ImageSet, held_out: ImageSet) -> tuple[dict[str, float], Nearest, Nearest]:
     """How near synthetic images come to training images, beside how near held-out real ones do.
 
-    A copy lies under a third of the distance to its second nearest training image and under the first percentile of
-    the distances between training images. ``nearer_than_held_out`` is the share of synthetic images nearer to the
+    What a copy is says ``CopySieve``. ``nearer_than_held_out`` is the share of synthetic images nearer to the
     training set than 99 in 100 held-out images are: about 0.01 for new measurements, more where a generator
     repeats what it saw, even where the training set itself has near doubles.
 
@@ -79,10 +101,8 @@ def novelty(synthetic: ImageSet, training: ImageSet, held_out: ImageSet) -> tupl
     """
     of_synthetic = nearest(synthetic.images, training.images)
     of_held_out = nearest(held_out.images, training.images)
-    of_training = nearest(training.images, training.images, itself=True)
-    limit = of_training.distance.quantile(COPY_PERCENTILE)
     usual = of_held_out.distance.quantile(NEAR_PERCENTILE)
-    copies = (of_synthetic.distance < COPY_RATIO * of_synthetic.second) & (of_synthetic.distance < limit)
+    copies = CopySieve(training.images).is_copy(of_synthetic)
     return (
         {
             "median_distance": float(of_synthetic.distance.median()),

@@ -5,11 +5,13 @@ Legend: N images, K classes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
+from torch import Tensor
 
 from evaluation.images import ImageSet
 from radar.kinematics import axes_of, measure, units_of
@@ -22,9 +24,12 @@ NAMED = 20  # outliers listed
 GREY_LEVEL = 1 / 255  # of the value range: what the files resolve; a smaller floor is taken to be as large
 
 
-def kinematics(images: ImageSet, radar: RadarMetadata | None) -> dict[str, Array]:
-    """Every figure of ``radar.kinematics.measure`` for every image, each (N,); colours count by their brightness."""
-    maps = ((images.images + 1) / 2).mean(dim=1).numpy()
+def kinematics(images: Tensor, radar: RadarMetadata | None) -> dict[str, Array]:
+    """Every figure of ``radar.kinematics.measure`` for every image, each (N,); colours count by their brightness.
+
+    (N, C, H, W) in [-1, 1].
+    """
+    maps = ((images + 1) / 2).mean(dim=1).numpy()
     return measure(maps, axes_of(*maps.shape[1:], radar))
 
 
@@ -46,7 +51,7 @@ def physics(
         cannot be had; ``outliers``: the share of synthetic and of held-out images with a figure far outside those of
         their class's real images, and the first of the synthetic ones by name.
     """
-    figures = [kinematics(part, radar) for part in (real, held_out, synthetic)]
+    figures = [kinematics(part.images, radar) for part in (real, held_out, synthetic)]
     axes = axes_of(*real.images.shape[-2:], radar)
     units = units_of(axes)
     grey_level = GREY_LEVEL * axes.value_span
@@ -125,26 +130,74 @@ def _over_classes(rows: list[dict[str, float | None]], resolution: float) -> dic
     }
 
 
-def _outliers(
-    reference: dict[str, Array], real: ImageSet, figures: dict[str, Array], images: ImageSet
-) -> dict[int, tuple[str, float, list[float]]]:
-    """Images with a figure beyond the fences of their class: index -> (figure, value, fences), the farthest first."""
-    found: dict[int, tuple[float, str, float, list[float]]] = {}
-    labels, real_labels = images.labels.numpy(), real.labels.numpy()
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        for figure, values in reference.items():
-            known = _finite(values[real_labels == label])
+@dataclass(frozen=True)
+class Fence:
+    """What is usual of one figure in one class: ``low`` to ``high``, ``FENCE`` times the interquartile ``width``
+    beyond the quartiles."""
+
+    low: float
+    high: float
+    width: float
+
+    def beyond(self, values: Array) -> Array:
+        """How far outside, in interquartile widths; zero or less inside, nan where there is no figure."""
+        return np.maximum(self.low - values, values - self.high) / self.width
+
+
+def fences(figures: dict[str, Array], labels: NDArray[np.int64]) -> dict[tuple[int, str], Fence]:
+    """The fence of every class and figure of real images, by (label, figure); none for under four images."""
+    found = {}
+    for label in np.unique(labels).tolist():
+        for figure, values in figures.items():
+            known = _finite(values[labels == label])
             if len(known) < 4:
                 continue
             low, high = np.quantile(known, [0.25, 0.75])
-            width = max(high - low, 1e-9)
-            fences = [float(low - FENCE * width), float(high + FENCE * width)]
-            mine = figures[figure][members]
-            beyond = np.maximum(fences[0] - mine, mine - fences[1]) / width
-            for place in np.flatnonzero(beyond > 0):
-                index = int(members[place])
-                if index not in found or found[index][0] < beyond[place]:
-                    found[index] = (float(beyond[place]), figure, float(mine[place]), fences)
-    order = sorted(found, key=lambda index: -found[index][0])
-    return {index: found[index][1:] for index in order}
+            width = max(float(high - low), 1e-9)
+            found[label, figure] = Fence(float(low - FENCE * width), float(high + FENCE * width), width)
+    return found
+
+
+def farthest_outside(
+    usual: dict[tuple[int, str], Fence], figures: dict[str, Array], labels: NDArray[np.int64]
+) -> dict[int, tuple[str, float]]:
+    """Images with a figure outside their class's fence: index -> (the figure farthest outside, how far)."""
+    found: dict[int, tuple[str, float]] = {}
+    for (label, figure), fence in usual.items():
+        members = np.flatnonzero(labels == label)
+        beyond = fence.beyond(figures[figure][members])
+        for index, far in zip(members.tolist(), beyond.tolist(), strict=True):
+            if far > 0 and (index not in found or far > found[index][1]):
+                found[index] = (figure, far)
+    return found
+
+
+class KinematicSieve:
+    """Tells images that do not move like the training images of their class.
+
+    Args:
+        training: (N, C, h, w) in [-1, 1].
+        labels: theirs, (N,).
+    """
+
+    def __init__(self, training: Tensor, labels: Tensor) -> None:
+        self._usual = fences(kinematics(training, None), labels.numpy())
+
+    def __call__(self, images: Tensor, labels: Tensor) -> list[str | None]:
+        """The figure farthest outside what is usual, or None. (B, C, h, w) in [-1, 1] at the training's size, (B,)."""
+        outside = farthest_outside(self._usual, kinematics(images, None), labels.numpy())
+        return [outside[index][0].replace("_", " ") if index in outside else None for index in range(len(images))]
+
+
+def _outliers(
+    reference: dict[str, Array], real: ImageSet, figures: dict[str, Array], images: ImageSet
+) -> dict[int, tuple[str, float, list[float]]]:
+    """Images with a figure outside those of their class: index -> (figure, value, usual), the farthest first."""
+    usual = fences(reference, real.labels.numpy())
+    outside = farthest_outside(usual, figures, images.labels.numpy())
+    found = {}
+    for index in sorted(outside, key=lambda index: -outside[index][1]):
+        figure = outside[index][0]
+        fence = usual[int(images.labels[index]), figure]
+        found[index] = (figure, float(figures[figure][index]), [fence.low, fence.high])
+    return found

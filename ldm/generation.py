@@ -1,13 +1,12 @@
-"""Writing new labelled spectrograms: a folder of class folders, its manifest, resume, and nothing overwritten.
+"""Drawing new labelled spectrograms from a stage 2 checkpoint, and drawing again what is refused.
 
 Legend: B images, (C, H, W) image in [-1, 1].
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,18 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import DataContract, save_image, tensor_to_images
+from dataset import DataContract, tensor_to_images
 from errors import UserError
 from ldm.diffusion import noise_schedule
 from ldm.latents import shrink
 from ldm.ldm_trainer import KIND
 from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
-from training import checkpoint, pictures
-from training.folder_lock import FolderLock
+from ldm.sample_folder import SampleFolder, relative_name
+from training import checkpoint
 from vqvae.quantizer import freeze
 from vqvae.utils import build, load_vqgan
 
-MANIFEST = "manifest.jsonl"
-SETTINGS = "sampling.json"
-OVERVIEW = "overview.png"
-OVERVIEW_COLUMNS = 8
+MOST_DRAWS = 10  # of one image: a sieve that refuses as many has something against the class, not against the image
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,7 @@ class SamplingOptions:
         guidance_interval: part of the noise levels in which guidance acts.
         seed: image i of a class depends on the seed and i alone.
         output_size: ``"native"`` (the data set's own) or ``"model"`` (what the model was trained at).
+        reject_copies, reject_outliers: which sieves are used, see ``Sieve``.
     """
 
     sampler: str = "dpm++"
@@ -53,6 +50,8 @@ class SamplingOptions:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     seed: int = 0
     output_size: str = "native"
+    reject_copies: bool = False
+    reject_outliers: bool = False
 
 
 def load_ldm(path: Path, vqgan_path: Path | None = None) -> tuple[SpectrogramPipeline, dict[str, Any]]:
@@ -89,99 +88,116 @@ def load_ldm(path: Path, vqgan_path: Path | None = None) -> tuple[SpectrogramPip
     return pipeline, payload
 
 
-class NearestTraining:
-    """Distance of images to the nearest training image, both reduced to the checkpoint's small references.
+Sieve = Callable[[Tensor, Tensor], list[str | None]]
+"""Images (B, C, h, w) in [-1, 1], small as the checkpoint's references are, and labels (B,) -> why each is refused."""
+
+
+class References:
+    """The training images that a stage 2 checkpoint carries, small.
+
+    Attributes:
+        images: (N, C, h, w) in [-1, 1], as ``ldm.latents.shrink`` makes them, of padded images.
+        labels: (N,) int64.
+    """
+
+    def __init__(self, payload: dict[str, Any]) -> None:
+        self.images = _unit(payload["references"])
+        self.labels = payload["reference_labels"]
+        self._flat = self.images.flatten(1)
+
+    def shrink(self, images: Tensor) -> Tensor:
+        """Padded images (B, C, H, W) in [-1, 1] to the references' size and precision."""
+        return _unit(shrink(images.cpu(), max(self.images.shape[-2:])))
+
+    def nearest(self, small: Tensor) -> tuple[Tensor, Tensor]:
+        """Root-mean-square distance on the scale [0, 1] and index of the nearest. Small (B, C, h, w) -> (B,), (B,)."""
+        distance, index = torch.cdist(small.flatten(1), self._flat).min(1)
+        return distance / (2 * self._flat.shape[1] ** 0.5), index
+
+
+def _unit(small: Tensor) -> Tensor:
+    return small.float() / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to draw: ``label`` and ``name`` of its class, and its number there."""
+
+    label: int
+    name: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One image that was drawn: ``image`` (C, H, W), its nearest training image, how often it was ``draws``-n."""
+
+    image: Tensor
+    distance: float
+    nearest: int
+    draws: int
+
+
+class Generator:
+    """Draws images by job, again and again where a sieve refuses them.
 
     Args:
-        references: (N, C, h, w) uint8, as ``ldm.latents.shrink`` makes them, of padded images.
+        pipeline, payload: from ``load_ldm``.
+        options: see ``SamplingOptions``.
+        sieves: what may refuse an image.
     """
 
-    def __init__(self, references: Tensor) -> None:
-        self.side = max(references.shape[-2:])
-        self.references = references.flatten(1).float() / 255.0
+    def __init__(
+        self,
+        pipeline: SpectrogramPipeline,
+        payload: dict[str, Any],
+        options: SamplingOptions,
+        sieves: Sequence[Sieve] = (),
+    ) -> None:
+        self._pipeline = pipeline
+        self._options = options
+        self._sieves = sieves
+        self._references = References(payload)
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """Draws refused, by class and reason."""
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Root-mean-square distance on the scale [0, 1] and index of the nearest. Padded (B, C, H, W) -> (B,), (B,)."""
-        small = shrink(images.cpu(), self.side).flatten(1).float() / 255.0
-        distance, index = torch.cdist(small, self.references).min(1)
-        return distance / small.shape[1] ** 0.5, index
+    def draw(self, jobs: Sequence[Job]) -> list[Drawn | None]:
+        """An image for every job; None where ``MOST_DRAWS`` draws were all refused."""
+        found: list[Drawn | None] = [None] * len(jobs)
+        open_jobs = list(range(len(jobs)))
+        for draw in range(MOST_DRAWS if self._sieves else 1):
+            images = self._images([jobs[place] for place in open_jobs], draw)
+            small = self._references.shrink(images)
+            distances, indices = self._references.nearest(small)
+            reasons = self._reasons(small, [jobs[place] for place in open_jobs])
+            for place, image, distance, index, reason in zip(
+                open_jobs, images.cpu(), distances.tolist(), indices.tolist(), reasons, strict=True
+            ):
+                if reason is None:
+                    found[place] = Drawn(image, distance, index, draw + 1)
+                else:
+                    self.refused[jobs[place].name, reason] += 1
+            open_jobs = [place for place in open_jobs if found[place] is None]
+            if not open_jobs:
+                break
+        return found
 
+    def _images(self, jobs: list[Job], draw: int) -> Tensor:
+        options = self._options
+        return self._pipeline(
+            [job.label for job in jobs],
+            guidance_scale=options.guidance_scale,
+            guidance_interval=options.guidance_interval,
+            num_inference_steps=options.num_inference_steps,
+            generator=[image_generator(options.seed, job.label, job.index, draw) for job in jobs],
+        )
 
-class SampleFolder:
-    """The output folder, this process's own until ``close``: which images stand there, and the manifest of them.
-
-    Raises:
-        UserError: another process draws there, or the folder holds images of other settings, or images that no
-            manifest tells of.
-    """
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = Path(path)
-        self.manifest = self.path / MANIFEST
-        known = self.path / SETTINGS
-        others = [entry for entry in self.path.glob("*") if not entry.name.startswith(".")]
-        if others and not known.exists():
-            raise UserError(f"--output_dir {path}: is not empty and not a folder of samples; choose another folder")
-        self._lock = FolderLock(self.path)
-        try:
-            self._compare(settings, known)
-            self.done = self._read_manifest()
-        except BaseException:
-            self.close()
-            raise
-
-    def _compare(self, settings: dict[str, Any], known: Path) -> None:
-        if not known.exists():
-            checkpoint.save_json(settings, known)
-            return
-        before = json.loads(known.read_text(encoding="utf-8"))
-        changed = sorted(name for name in settings if before.get(name) != settings[name])
-        if changed:
-            raise UserError(
-                f"--output_dir {self.path}: holds images made with another {', '.join(changed)}; choose another folder"
-            )
-
-    def _read_manifest(self) -> dict[str, dict[str, Any]]:
-        """Images that stand whole in folder and manifest, by relative path; a torn last line is dropped."""
-        done: dict[str, dict[str, Any]] = {}
-        if not self.manifest.exists():
-            return done
-        for line in self.manifest.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-                name = entry["file_name"]
-                if (self.path / name).is_file():
-                    done[name] = entry
-            except (ValueError, KeyError, TypeError):
-                continue
-        text = "".join(json.dumps(entry) + "\n" for entry in done.values())
-        checkpoint.write_atomically(self.manifest, lambda file: file.write(text.encode()))
-        return done
-
-    def add(self, image: Any, entry: dict[str, Any]) -> None:
-        """Write one image, then its line: an image without a line is drawn again, never trusted."""
-        save_image(image, self.path / entry["file_name"])
-        with open(self.manifest, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.done[entry["file_name"]] = entry
-
-    def close(self) -> None:
-        """Let go of the folder."""
-        self._lock.release()
-
-
-def relative_name(name: str, index: int, contract: DataContract) -> str:
-    """Where image ``index`` of class ``name`` goes below the output folder.
-
-    Raises:
-        UserError: the name, which a checkpoint brings along, would lead out of that folder.
-    """
-    if name in ("", ".", "..") or any(letter in "/\\" or ord(letter) < 32 for letter in name):
-        raise UserError(f"class {name!r} of the checkpoint cannot be the name of a folder")
-    suffix = ".npy" if contract.native_mode == "npy" else ".png"
-    return f"{name}/{name}_{index:05d}{suffix}"
+    def _reasons(self, small: Tensor, jobs: list[Job]) -> list[str | None]:
+        labels = torch.tensor([job.label for job in jobs])
+        found: list[str | None] = [None] * len(jobs)
+        for sieve in self._sieves:
+            found = [before or now for before, now in zip(found, sieve(small, labels), strict=True)]
+        return found
 
 
 @torch.no_grad()
@@ -195,8 +211,9 @@ def generate(
     batch_size: int,
     checkpoint_digest: str,
     stopped: Callable[[], bool] = lambda: False,
-) -> int:
-    """Draw what is missing in ``folder`` and return how many images were drawn.
+    sieves: Sequence[Sieve] = (),
+) -> tuple[int, list[str]]:
+    """Draw what is missing in ``folder``; returns how many images were drawn, and what is to be said of refused ones.
 
     Args:
         pipeline, payload: from ``load_ldm``.
@@ -208,20 +225,21 @@ def generate(
             drawn already, so that a folder gone on with holds the same bytes as one drawn at once.
         checkpoint_digest: SHA-256 of the checkpoint file, for the manifest.
         stopped: asked before each batch; True ends early, with what is drawn kept.
+        sieves: what may refuse an image, which is then drawn again.
     """
     contract = DataContract.from_dict(payload["contract"])
     pipeline.scheduler = make_sampler(options.sampler, noise_schedule())
-    nearest = NearestTraining(payload["references"])
+    generator = Generator(pipeline, payload, options, sieves)
     jobs = [
-        (label, name, index)
+        Job(label, name, index)
         for label, name in enumerate(contract.classes)
         if name in classes
         for index in range(samples_per_class)
     ]
-    missing = [relative_name(name, index, contract) not in folder.done for _, name, index in jobs]
+    missing = [relative_name(job.name, job.index, contract) not in folder.done for job in jobs]
     for name in classes:
         (folder.path / name).mkdir(exist_ok=True)
-    drawn = 0
+    drawn, left_out = 0, Counter()
     with tqdm(total=sum(missing), desc="sampling", unit="image") as bar:
         for first in range(0, len(jobs), batch_size):
             if not any(missing[first : first + batch_size]):
@@ -229,47 +247,39 @@ def generate(
             if stopped():
                 break
             part = jobs[first : first + batch_size]
-            images = pipeline(
-                [label for label, _, _ in part],
-                guidance_scale=options.guidance_scale,
-                guidance_interval=options.guidance_interval,
-                num_inference_steps=options.num_inference_steps,
-                generator=[image_generator(options.seed, label, index) for label, _, index in part],
-            )
-            distances, indices = nearest(images)
-            for (_, name, index), image, distance, near in zip(
-                part, tensor_to_images(images.cpu(), contract, options.output_size), distances, indices, strict=True
-            ):
-                entry = {
-                    "file_name": relative_name(name, index, contract),
-                    "class": name,
-                    "index": index,
-                    "seed": options.seed,
-                    "guidance_scale": options.guidance_scale,
-                    "sampler": options.sampler,
-                    "num_inference_steps": options.num_inference_steps,
-                    "checkpoint_sha256": checkpoint_digest,
-                    "nearest_training_distance": round(float(distance), 6),
-                    "nearest_training_index": int(near),
-                }
-                if entry["file_name"] not in folder.done:
-                    folder.add(image, entry)
-                    drawn += 1
-                    bar.update()
-    return drawn
+            for job, found in zip(part, generator.draw(part), strict=True):
+                name = relative_name(job.name, job.index, contract)
+                if name in folder.done:
+                    continue
+                bar.update()
+                if found is None:
+                    left_out[job.name] += 1
+                    continue
+                (image,) = tensor_to_images(found.image[None], contract, options.output_size)
+                folder.add(image, _entry(name, job, found, options, checkpoint_digest))
+                drawn += 1
+    return drawn, _told(generator.refused, left_out)
 
 
-def overview(folder: SampleFolder, classes: list[str], contract: DataContract) -> Path:
-    """Write a sheet of the first images of every class; returns its path."""
-    from dataset import load_preview
+def _entry(name: str, job: Job, found: Drawn, options: SamplingOptions, checkpoint_digest: str) -> dict[str, Any]:
+    return {
+        "file_name": name,
+        "class": job.name,
+        "index": job.index,
+        "seed": options.seed,
+        "draws": found.draws,
+        "guidance_scale": options.guidance_scale,
+        "sampler": options.sampler,
+        "num_inference_steps": options.num_inference_steps,
+        "checkpoint_sha256": checkpoint_digest,
+        "nearest_training_distance": round(found.distance, 6),
+        "nearest_training_index": found.nearest,
+    }
 
-    rows = []
-    for name in classes:
-        paths = [folder.path / relative_name(name, index, contract) for index in range(OVERVIEW_COLUMNS)]
-        images = [load_preview(path, contract) for path in paths if path.is_file()]
-        if images:
-            rows.append((name, images))
-    path = folder.path / OVERVIEW
-    if rows:
-        pictures.sheet(rows, path)
-    return path
+
+def _told(refused: Counter[tuple[str, str]], left_out: Counter[str]) -> list[str]:
+    lines = [f"{name}: {number} draws refused ({reason})" for (name, reason), number in sorted(refused.items())]
+    return lines + [
+        f"{name}: {number} images left out, every one of {MOST_DRAWS} draws was refused"
+        for name, number in sorted(left_out.items())
+    ]

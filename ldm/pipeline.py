@@ -42,9 +42,9 @@ def make_sampler(name: str, training: SchedulerMixin) -> SchedulerMixin:
     return UniPCMultistepScheduler.from_config(training.config, solver_order=2, **common)
 
 
-def image_generator(seed: int, label: int, index: int) -> torch.Generator:
-    """The generator of image ``index`` of class ``label``: it depends on these three alone."""
-    return torch.Generator().manual_seed(mix_seed(seed, label, index))
+def image_generator(seed: int, label: int, index: int, draw: int = 0) -> torch.Generator:
+    """The generator of image ``index`` of class ``label``: it depends on these alone. ``draw`` counts its redraws."""
+    return torch.Generator().manual_seed(mix_seed(seed, label, index, *([draw] if draw else [])))
 
 
 class SpectrogramPipeline(DiffusionPipeline):

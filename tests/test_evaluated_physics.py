@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evaluation.images import ImageSet
-from evaluation.physics import physics
+from evaluation.physics import KinematicSieve, physics
 
 CLASSES = ("fast", "slow")
 
@@ -102,3 +102,13 @@ def test_a_class_without_synthetic_images_leaves_the_others_comparable(real):
     result = physics(*real, only_fast, CLASSES, None)
     assert result["per_class"]["slow"]["torso"]["distance"] is None
     assert result["overall"]["torso"]["ratio"] == pytest.approx(result["per_class"]["fast"]["torso"]["ratio"])
+
+
+def test_the_sieve_passes_new_measurements_and_refuses_what_moves_otherwise(real):
+    training, fresh = real[0], gait(60, 3)
+    sieve = KinematicSieve(training.images, training.labels)
+    assert sieve(fresh.images, fresh.labels).count(None) >= 57
+    assert sieve(fresh.images, 1 - fresh.labels).count(None) <= 3, "of the other class"
+    reasons = sieve(fresh.images.flip(2), fresh.labels)
+    assert None not in reasons
+    assert {"torso", "symmetry", "upper envelope"} & set(reasons)

@@ -100,11 +100,11 @@ def test_the_same_command_again_draws_nothing(sampled, trained, evaluations, cap
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, tmp_path, monkeypatch, evaluations):
     """Cut off in the middle of a batch of four, with a torn manifest line and an image that has none."""
-    import ldm.generation as generation
+    import ldm.sample_folder as sample_folder
 
     flags = ("--samples_per_class", "5", "--batch_size", "4")
     assert run_sample(trained.ldm, tmp_path / "whole", *flags) == 0
-    inner = generation.SampleFolder.add
+    inner = sample_folder.SampleFolder.add
 
     def cut(folder, image, entry):
         if len(folder.done) == 6:
@@ -112,7 +112,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, tmp_path, monkeyp
         inner(folder, image, entry)
 
     with monkeypatch.context() as patch:
-        patch.setattr(generation.SampleFolder, "add", cut)
+        patch.setattr(sample_folder.SampleFolder, "add", cut)
         with pytest.raises(KeyboardInterrupt):
             run_sample(trained.ldm, tmp_path / "cut", *flags)
     assert len(files(tmp_path / "cut")) == 6
@@ -133,16 +133,16 @@ def test_a_signal_ends_between_batches_and_says_how_to_go_on(trained, tmp_path, 
     import os
     import signal
 
-    import ldm.generation as generation
+    import ldm.sample_folder as sample_folder
 
-    inner = generation.SampleFolder.add
+    inner = sample_folder.SampleFolder.add
 
     def add(folder, image, entry):
         inner(folder, image, entry)
         if len(folder.done) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(generation.SampleFolder, "add", add)
+    monkeypatch.setattr(sample_folder.SampleFolder, "add", add)
     assert run_sample(trained.ldm, tmp_path / "out", "--batch_size", "2") == 128 + signal.SIGTERM
     assert "run the same command again" in capsys.readouterr().err
     assert len(files(tmp_path / "out")) == 2
@@ -172,12 +172,13 @@ def test_more_images_are_added_to_those_there(trained, tmp_path, evaluations):
         ("--guidance_scale", "3", "guidance_scale"),
         ("--sampler", "ddim", "sampler"),
         ("--output_size", "model", "output_size"),
+        ("--reject_copies", None, "reject_copies"),
     ],
 )
 def test_a_folder_of_other_settings_is_refused(sampled, trained, flag, value, named):
     before = files(sampled)
     with pytest.raises(UserError, match=f"another {named}; choose another folder"):
-        run_sample(trained.ldm, sampled, flag, value)
+        run_sample(trained.ldm, sampled, flag, *([value] if value else []))
     assert files(sampled) == before
 
 
@@ -186,6 +187,56 @@ def test_a_folder_with_other_things_in_it_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match="not empty"):
         run_sample(trained.ldm, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_refused_images_are_drawn_again_and_the_others_stay(sampled, trained, tmp_path, monkeypatch, capsys):
+    """A sieve that refuses the first draw of every walk with an odd number."""
+    import sample
+
+    walks = []
+
+    def refuse(images, labels):
+        found = []
+        for label in labels.tolist():
+            walks.append(label)
+            found.append("odd" if label == 1 and len(labels) == 4 and walks.count(1) == 2 else None)
+        return found
+
+    monkeypatch.setattr(sample, "sieves_of", lambda *_: [refuse])
+    assert run_sample(trained.ldm, tmp_path / "out") == 0
+    assert "walk: 1 draws refused (odd)" in capsys.readouterr().out
+    ours, theirs = files(tmp_path / "out"), files(sampled)
+    assert [name for name in theirs if ours[name] != theirs[name]] == ["walk/walk_00001.png"]
+    assert [entry["draws"] for entry in manifest(tmp_path / "out")] == [1, 1, 1, 2]
+
+
+def test_what_is_always_refused_is_left_out_and_told(trained, tmp_path, monkeypatch, capsys):
+    import sample
+
+    monkeypatch.setattr(
+        sample, "sieves_of", lambda *_: [lambda images, labels: ["copy" if i else None for i in labels]]
+    )
+    assert run_sample(trained.ldm, tmp_path) == 0
+    assert sorted(files(tmp_path)) == ["crawl/crawl_00000.png", "crawl/crawl_00001.png"]
+    told = capsys.readouterr().out
+    assert "walk: 20 draws refused (copy)" in told
+    assert "walk: 2 images left out, every one of 10 draws was refused" in told
+
+
+def test_sieves_know_the_checkpoints_training_images(trained):
+    """A training image is a copy of itself, and of the class it stands in; an image of noise moves like none."""
+    from ldm.generation import References, SamplingOptions, load_ldm
+    from sample import sieves_of
+
+    _, payload = load_ldm(trained.ldm)
+    references = References(payload)
+    assert sieves_of(SamplingOptions(), payload) == []
+    copies, outliers = sieves_of(SamplingOptions(reject_copies=True, reject_outliers=True), payload)
+    assert set(copies(references.images, references.labels)) == {"copy"}
+    noise = torch.rand(references.images.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert set(copies(noise, references.labels)) == {None}
+    assert None not in outliers(noise, references.labels)
+    assert outliers(references.images, references.labels).count(None) > 0.8 * len(references.labels)
 
 
 def test_an_unknown_class_is_refused_with_the_known_ones(trained, tmp_path):

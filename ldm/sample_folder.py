@@ -1,0 +1,110 @@
+"""The folder of new spectrograms: class folders, a manifest, resume, and nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dataset import DataContract, load_preview, save_image
+from errors import UserError
+from training import checkpoint, pictures
+from training.folder_lock import FolderLock
+
+MANIFEST = "manifest.jsonl"
+SETTINGS = "sampling.json"
+OVERVIEW = "overview.png"
+OVERVIEW_COLUMNS = 8
+
+
+class SampleFolder:
+    """The output folder, this process's own until ``close``: which images stand there, and the manifest of them.
+
+    Raises:
+        UserError: another process draws there, or the folder holds images of other settings, or images that no
+            manifest tells of.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.manifest = self.path / MANIFEST
+        known = self.path / SETTINGS
+        others = [entry for entry in self.path.glob("*") if not entry.name.startswith(".")]
+        if others and not known.exists():
+            raise UserError(f"--output_dir {path}: is not empty and not a folder of samples; choose another folder")
+        self._lock = FolderLock(self.path)
+        try:
+            self._compare(settings, known)
+            self.done = self._read_manifest()
+        except BaseException:
+            self.close()
+            raise
+
+    def _compare(self, settings: dict[str, Any], known: Path) -> None:
+        if not known.exists():
+            checkpoint.save_json(settings, known)
+            return
+        before = json.loads(known.read_text(encoding="utf-8"))
+        # A setting that did not exist yet was off.
+        changed = sorted(name for name in settings if before.get(name, False) != settings[name])
+        if changed:
+            raise UserError(
+                f"--output_dir {self.path}: holds images made with another {', '.join(changed)}; choose another folder"
+            )
+
+    def _read_manifest(self) -> dict[str, dict[str, Any]]:
+        """Images that stand whole in folder and manifest, by relative path; a torn last line is dropped."""
+        done: dict[str, dict[str, Any]] = {}
+        if not self.manifest.exists():
+            return done
+        for line in self.manifest.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                name = entry["file_name"]
+                if (self.path / name).is_file():
+                    done[name] = entry
+            except (ValueError, KeyError, TypeError):
+                continue
+        text = "".join(json.dumps(entry) + "\n" for entry in done.values())
+        checkpoint.write_atomically(self.manifest, lambda file: file.write(text.encode()))
+        return done
+
+    def add(self, image: Any, entry: dict[str, Any]) -> None:
+        """Write one image, then its line: an image without a line is drawn again, never trusted."""
+        save_image(image, self.path / entry["file_name"])
+        with open(self.manifest, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.done[entry["file_name"]] = entry
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.release()
+
+
+def relative_name(name: str, index: int, contract: DataContract) -> str:
+    """Where image ``index`` of class ``name`` goes below the output folder.
+
+    Raises:
+        UserError: the name, which a checkpoint brings along, would lead out of that folder.
+    """
+    if name in ("", ".", "..") or any(letter in "/\\" or ord(letter) < 32 for letter in name):
+        raise UserError(f"class {name!r} of the checkpoint cannot be the name of a folder")
+    suffix = ".npy" if contract.native_mode == "npy" else ".png"
+    return f"{name}/{name}_{index:05d}{suffix}"
+
+
+def overview(folder: SampleFolder, classes: list[str], contract: DataContract) -> Path:
+    """Write a sheet of the first images of every class; returns its path."""
+    rows = []
+    for name in classes:
+        paths = [folder.path / relative_name(name, index, contract) for index in range(OVERVIEW_COLUMNS)]
+        images = [load_preview(path, contract) for path in paths if path.is_file()]
+        if images:
+            rows.append((name, images))
+    path = folder.path / OVERVIEW
+    if rows:
+        pictures.sheet(rows, path)
+    return path
