@@ -1,0 +1,146 @@
+"""Does synthetic data help where real images are few? The whole path from k images per class, draw by draw.
+
+    python benchmarks/protocol.py --real_train DIR --real_test DIR --k 10 --seeds 3 --output_dir protocol
+    python benchmarks/protocol.py --real_train DIR --real_test DIR --runs 1 --run_gap 4 --colormap jet ...
+
+Every draw chooses k images (or whole runs of windows) of each class, and everything that learns sees these alone: both
+stages, and the classifiers of every arm, which are then scored on the same test images. Differences are paired by
+draw. Further flags of the scripts go through ``--vqvae``, ``--ldm``, ``--sample`` and ``--evaluate``, each as one
+quoted string. What a draw has done already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from errors import UserError
+from evaluation.gain import ARMS, BASELINE, mean_and_interval
+from spectrograms.groups import groups_of
+from spectrograms.listing import Listing, list_images
+from training.arguments import existing_dir, positive_int, run_script
+
+ROOT = Path(__file__).parents[1]
+SMALL = "--block_out_channels 32 64 128 --layers_per_block 1 --batch_size 16 --lr 4e-4 --disc_lr 2e-4"
+SMALL += " --perceptual_loss_weight 0 --disc_channels 32 --disc_layers 2 --disc_start 0.5"
+SMALL_LDM = "--unet_channels 32 64 128 --norm_num_groups 16 --unet_layers_per_block 1 --attention_levels 1"
+SMALL_LDM += " --dropout 0.1 --batch_size 16 --lr 1e-3"
+
+
+def chosen(listing: Listing, groups: list[str], number: int, seed: int) -> list[str]:
+    """Paths of ``number`` random groups of every class, or of all that it has."""
+    generator = random.Random(seed)
+    members: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path, label, group in zip(listing.paths, listing.labels, groups, strict=True):
+        members[label][group].append(path)
+    paths: list[str] = []
+    for label in sorted(members):
+        names = sorted(members[label])
+        for name in generator.sample(names, min(number, len(names))):
+            paths += members[label][name]
+    return paths
+
+
+def run(script: str, *flags: object) -> None:
+    """Run one of the project's scripts; its own words are shown."""
+    command = [sys.executable, str(ROOT / script), *map(str, flags)]
+    print("+", shlex.join(command), flush=True)
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise UserError(f"{script} ended with code {code}")
+
+
+def draw(args: argparse.Namespace, paths: list[str], folder: Path, seed: int) -> dict:
+    """Train, sample and judge on ``paths`` alone; returns what ``report.json`` says of the arms."""
+    report = folder / "report" / "report.json"
+    if not report.exists():
+        for path in paths:
+            target = folder / "data" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(args.real_train / path, target)
+        data = ["--data_dir", folder / "data"]
+        split = ["--test_fraction", 0, *(["--run_gap", args.run_gap] if args.run_gap else [])]
+        form = ["--colormap", args.colormap] if args.colormap else ["--in_channels", 1]
+        size = ["--image_size", args.image_size]
+        kept = ["--keep_checkpoints", 1, "--seed", seed]
+        stage1, stage2 = folder / "vqgan", folder / "ldm"
+        flags = shlex.split(args.vqvae)
+        run("train_vqvae.py", *data, *split, *form, *size, *kept, "--output_dir", stage1, *flags)
+        flags = shlex.split(args.ldm)
+        run("train_ldm.py", *data, *kept, "--vqgan_path", newest(stage1, "vqgan"), "--output_dir", stage2, *flags)
+        best = stage2 / "ldm_best.pt"
+        source = best if best.exists() else newest(stage2, "ldm")
+        made = ["--output_dir", folder / "augmented", "--seed", seed]
+        run("sample.py", "--ldm_path", source, *made, *shlex.split(args.sample))
+        sets = ["--real_train", folder / "data", "--real_test", args.real_test, "--synthetic", folder / "augmented"]
+        judged = [*(form if args.colormap else []), *size, "--output_dir", folder / "report"]
+        run("evaluate.py", *sets, *judged, "--seeds", 1, "--seed", seed, *shlex.split(args.evaluate))
+    return json.loads(report.read_text(encoding="utf-8"))["gain"]
+
+
+def newest(folder: Path, stem: str) -> Path:
+    """The checkpoint of the highest epoch."""
+    return max(folder.glob(f"{stem}_epoch_*.pt"), key=lambda path: int(path.stem.rpartition("_")[2]))
+
+
+def table(draws: list[dict]) -> str:
+    """The arms in Markdown: means over draws with 95% intervals, and paired differences to real + classical."""
+    lines = [f"| training images | accuracy % | macro F1 % | points over {BASELINE} |", "|---|---|---|---|"]
+    baseline = [found[BASELINE]["accuracy"] for found in draws]
+    for arm in ARMS:
+        accuracy, f1 = ([found[arm][name] for found in draws] for name in ("accuracy", "macro_f1"))
+        difference = [a - b for a, b in zip(accuracy, baseline, strict=True)]
+        cells = [
+            f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in map(mean_and_interval, (accuracy, f1, difference))
+        ]
+        lines.append(
+            f"| {arm} | {' | '.join(cells)} |" if arm != BASELINE else f"| {arm} | {' | '.join(cells[:2])} | |"
+        )
+    return "\n".join(lines)
+
+
+def measure() -> int:
+    """Go through all draws, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--real_train", type=existing_dir, required=True, help="real images to draw from")
+    parser.add_argument("--real_test", type=existing_dir, required=True, help="real images that only judge")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--k", type=positive_int, help="images of each class")
+    what.add_argument("--runs", type=positive_int, help="runs of windows of each class; needs --run_gap")
+    parser.add_argument("--run_gap", type=positive_int, help="as train_vqvae.py takes it")
+    parser.add_argument("--colormap", help="as train_vqvae.py takes it")
+    parser.add_argument("--image_size", type=positive_int, default=64, help="pixels a side")
+    parser.add_argument("--seeds", type=positive_int, default=3, help="draws")
+    parser.add_argument("--output_dir", type=Path, default=Path("protocol"), help="a folder for every draw")
+    parser.add_argument("--vqvae", default=f"{SMALL} --epochs 60", help="further flags of train_vqvae.py")
+    parser.add_argument("--ldm", default=f"{SMALL_LDM} --epochs 200", help="further flags of train_ldm.py")
+    parser.add_argument("--sample", default="--samples_per_class 50", help="further flags of sample.py")
+    parser.add_argument("--evaluate", default="--classifier small", help="further flags of evaluate.py")
+    args = parser.parse_args()
+    if args.runs and not args.run_gap:
+        parser.error("--runs needs --run_gap")
+    listing = list_images(args.real_train)
+    groups = groups_of(listing, run_gap=args.run_gap if args.runs else None)
+    name = f"runs{args.runs}" if args.runs else f"k{args.k}"
+    found = []
+    for seed in range(args.seeds):
+        paths = chosen(listing, groups, args.runs or args.k, seed)
+        print(f"draw {seed + 1} of {args.seeds}: {len(paths)} images", flush=True)
+        found.append(draw(args, paths, args.output_dir / f"{name}_seed{seed}", seed))
+    print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(measure)
