@@ -99,12 +99,11 @@ def table(draws: list[dict]) -> str:
     for arm in ARMS:
         accuracy, f1 = ([found[arm][name] for found in draws] for name in ("accuracy", "macro_f1"))
         difference = [a - b for a, b in zip(accuracy, baseline, strict=True)]
-        cells = [
-            f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in map(mean_and_interval, (accuracy, f1, difference))
-        ]
-        lines.append(
-            f"| {arm} | {' | '.join(cells)} |" if arm != BASELINE else f"| {arm} | {' | '.join(cells[:2])} | |"
-        )
+        intervals = map(mean_and_interval, (accuracy, f1, difference))
+        cells = [f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in intervals]
+        if arm == BASELINE:
+            cells[2] = ""
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -33,6 +33,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch's zip writer meets the disk's error first and then raises one of its own over it.
         cause = error if isinstance(error, OSError) else error.__context__
@@ -42,6 +43,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise UserError(f"{path}: could not be written ({reason}); the file before it is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the new name too, which a power cut could lose otherwise. Windows has no such call, and needs none."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def save(payload: dict[str, Any], path: Path) -> None:

@@ -69,6 +69,7 @@ class VQGANOptions:
 
 RESTART_EVERY = 10  # steps between looks for dead codes
 RARE = 0.1  # of an even share of the training latents: a code that serves fewer was hardly learned, and is dropped
+SHOWN = 8  # held-out images in a picture
 SETTLE = 0.8  # fraction of the run after which codes are no longer moved by restarts
 
 
@@ -259,7 +260,9 @@ class VQGANTask(SavedParts):
 
     def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
         """Held-out images over their reconstructions and differences, and the power spectra's difference."""
-        images = next(iter(self.validation))[0][:8]
+        held_out = self.validation.dataset
+        shown = range(0, len(held_out), max(1, len(held_out) // SHOWN))[:SHOWN]  # of every class, where it can be
+        images = torch.stack([held_out[index][0] for index in shown])
         with torch.no_grad(), AveragedWeights(self.raw_model.eval(), self.average) as model:
             reconstruction, _ = model.reconstruct(images.to(self.accelerator.device))
         sheet = folder / f"reconstructions_{epoch:04d}.png"

@@ -1,0 +1,44 @@
+"""The few-images protocol draws what it says, and averages over draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.protocol import chosen, table
+from evaluation.gain import ARMS, BASELINE
+from spectrograms.groups import groups_of
+from spectrograms.listing import Listing
+
+
+def listing() -> Listing:
+    """Two people, each walking in three runs of four windows."""
+    numbers = [*range(4), *range(20, 24), *range(40, 44)]
+    paths = [f"{name}/w_{number}.png" for name in ("anna", "bert") for number in numbers]
+    return Listing(Path("."), ("anna", "bert"), tuple(paths), (0,) * 12 + (1,) * 12)
+
+
+def test_k_images_of_every_class_and_others_with_another_seed():
+    data = listing()
+    draws = [chosen(data, groups_of(data), 5, seed) for seed in (0, 0, 1)]
+    assert [sum(path.startswith(name) for path in draws[0]) for name in ("anna", "bert")] == [5, 5]
+    assert draws[0] == draws[1] != draws[2]
+    assert len(set(chosen(data, groups_of(data), 100, 0))) == 24, "all that there are"
+
+
+def test_runs_are_drawn_whole():
+    data = listing()
+    paths = chosen(data, groups_of(data, run_gap=4), 1, 0)
+    for name in ("anna", "bert"):
+        numbers = sorted(int(path.split("_")[1][:-4]) for path in paths if path.startswith(name))
+        assert numbers in ([0, 1, 2, 3], [20, 21, 22, 23], [40, 41, 42, 43])
+
+
+def test_the_table_pairs_every_arm_with_the_baseline_of_its_own_draw():
+    draws = [
+        {arm: {"accuracy": base + (0.02 if arm == "real" else 0.0), "macro_f1": base} for arm in ARMS}
+        for base in (0.4, 0.6, 0.8)
+    ]
+    rows = {line.split("|")[1].strip(): line for line in table(draws).splitlines()[2:]}
+    assert set(rows) == set(ARMS)
+    assert rows["real"].endswith("| 2.0 ± 0.0 |"), "the spread of the draws must not count"
+    assert rows[BASELINE].split("|")[2].strip() == "60.0 ± 49.7" and rows[BASELINE].endswith("|  |")
