@@ -23,7 +23,7 @@ from evaluation.classifier import accuracy_and_f1, batches_of, confusion, featur
 from evaluation.fidelity import fidelity, mean_of
 from evaluation.gain import Judge, Study
 from evaluation.images import ImageSet, channels_of, from_folder
-from evaluation.novelty import novelty
+from evaluation.novelty import novelty, points_of_features, points_of_images
 from evaluation.physics import physics
 from radar.metadata import RadarMetadata
 from spectrograms.listing import list_images
@@ -78,7 +78,10 @@ def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes
     batch = batches_of(synthetic, None, number, 64, None)
     alone = train_classifier("small", number, batch, rest["steps"], 0, CPU, lambda: None)
     taught, _ = accuracy_and_f1(confusion(held_out.labels, predict(alone, held_out.images, CPU), number))
-    near, _, _ = novelty(synthetic, training, held_out)
+    parts = (synthetic, training, held_out)
+    near, _, _ = novelty(*(points_of_images(part.images) for part in parts))
+    learned = [features(model, part.images, CPU) for part in parts]
+    alike, _, _ = novelty(*(points_of_features(part, learned[1]) for part in learned))
     seen = mean_of(
         [
             fidelity(*(features(network, part.images, CPU) for part in (others, held_out, synthetic)))
@@ -101,6 +104,9 @@ def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes
         "distance to nearest, of held-out's": near["median_distance"] / near["median_distance_held_out"],
         "nearer than held-out (%)": 100 * near["nearer_than_held_out"],
         "copies (%)": 100 * near["copied_share"],
+        "in features: distance to nearest, of held-out's": alike["median_distance"] / alike["median_distance_held_out"],
+        "in features: nearer than held-out (%)": 100 * alike["nearer_than_held_out"],
+        "in features: copies (%)": 100 * alike["copied_share"],
         "kinematics, median ratio to floor": sorted(ratios)[len(ratios) // 2],
         "torso line, ratio to floor": motion["overall"]["torso"]["ratio"],
         "cadence, ratio to floor": motion["overall"]["cadence"]["ratio"],

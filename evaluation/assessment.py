@@ -16,7 +16,7 @@ from evaluation.classifier import confusion, features, predict
 from evaluation.fidelity import fidelity, mean_of
 from evaluation.gain import BASELINE, Study, headline, right_per_class
 from evaluation.images import ImageSet
-from evaluation.novelty import novelty
+from evaluation.novelty import novelty, points_of_features, points_of_images
 from evaluation.physics import physics
 from radar.metadata import RadarMetadata
 from spectrograms.spectra import spectra_difference_db
@@ -55,7 +55,10 @@ def assess(
     table = study.table(None)
     agreement = confusion(synthetic.labels, predict(classifier, synthetic.images, judge.device), classes)
     on_held_out = confusion(held_out.labels, predict(classifier, held_out.images, judge.device), classes)
-    copied, near_synthetic, near_held_out = novelty(synthetic, real, held_out)
+    parts = (synthetic, real, held_out)
+    copied, near_synthetic, near_held_out = novelty(*(points_of_images(part.images) for part in parts))
+    learned = [features(classifier, part.images, judge.device) for part in parts]
+    copied["in_features"], *near_in_features = novelty(*(points_of_features(part, learned[1]) for part in learned))
     seen = [
         [(features(network, part.images, judge.device), part.labels) for part in (others, held_out, synthetic)]
         for network, others in study.classifiers_of_halves()
@@ -93,10 +96,12 @@ def assess(
     }
     save_json(_plain(results), folder / "report.json")
     report.grid(real, synthetic, contract, folder / "grid.png")
-    report.closest_pairs(synthetic, real, near_synthetic, contract, folder / "closest.png")
+    nearest = {"pixel by pixel": near_synthetic, "in a classifier's features": near_in_features[0]}
+    report.closest_pairs(synthetic, real, nearest, contract, folder / "closest.png")
     figures = {
         "matrices": [("synthetic images", agreement), ("held-out real images", on_held_out)],
         "distances": (near_synthetic.distance, near_held_out.distance),
+        "distances_in_features": tuple(near.distance for near in near_in_features),
         "spectra": spectra,
     }
     report.write_page(results, figures, contract, folder)

@@ -1,6 +1,10 @@
 """Is it new? The nearest training image of every synthetic one, with held-out images as the measure.
 
-Legend: N images, (C, H, W) image in [-1, 1].
+Near means one of two things: alike pixel by pixel, or alike in a classifier's features. Both are distances between
+points. Neither knows a training image again that was shifted in time by more than a column or two (measured on gait
+and gestures): the shares count copies in place.
+
+Legend: N, M images, (C, H, W) image in [-1, 1], D coordinates of a point, F features.
 """
 
 from __future__ import annotations
@@ -21,25 +25,30 @@ NEAR_PERCENTILE = 0.01  # of held-out distances: real images lie nearer than thi
 SAME = 0.01  # root-mean-square, of the value range: re-encoding a picture changes no more; new measurements differ more
 
 
+def points_of_images(images: Tensor) -> Tensor:
+    """Points as far apart as the images' root-mean-square difference on the value scale [0, 1]. -> (N, D)."""
+    return images.flatten(1) / (2.0 * images[0].numel() ** 0.5)
+
+
+def points_of_features(features: Tensor, training: Tensor) -> Tensor:
+    """Points in a unit in which two images of ``training`` (M, F) are 1 apart, in root mean square. (N, F) -> same."""
+    return features / (2 * training.var(dim=0).sum()).sqrt().clamp(min=1e-12)
+
+
 @dataclass
 class Nearest:
-    """Root-mean-square distance on the value scale [0, 1] to the nearest training image and to the second, and which.
-
-    Each (N,).
-    """
+    """Distance to the nearest training image and to the second, and which is nearest; each (N,)."""
 
     distance: Tensor
     second: Tensor
     index: Tensor
 
 
-def nearest(images: Tensor, training: Tensor, itself: bool = False) -> Nearest:
-    """Nearest of ``training`` (M, C, H, W) to every image (N, C, H, W); ``itself`` leaves out the image's own place."""
-    scale = 2.0 * training[0].numel() ** 0.5
-    reference = training.flatten(1)
+def nearest(points: Tensor, training: Tensor, itself: bool = False) -> Nearest:
+    """Nearest of ``training`` (M, D) to every point (N, D); ``itself`` leaves out the point's own place."""
     distances, indices = [], []
-    for first, part in zip(range(0, len(images), 256), images.split(256), strict=True):
-        between = torch.cdist(part.flatten(1), reference) / scale
+    for first, part in zip(range(0, len(points), 256), points.split(256), strict=True):
+        between = torch.cdist(part, training)
         if itself:
             rows = torch.arange(len(part))
             between[rows, first + rows] = float("inf")
@@ -56,7 +65,7 @@ def refuse_leak(held_out: ImageSet, other: ImageSet, what: str) -> None:
     Raises:
         UserError: naming the first pair.
     """
-    near = nearest(held_out.images, other.images)
+    near = nearest(points_of_images(held_out.images), points_of_images(other.images))
     same = (near.distance < SAME).nonzero().flatten().tolist()
     if same:
         first = same[0]
@@ -66,53 +75,53 @@ def refuse_leak(held_out: ImageSet, other: ImageSet, what: str) -> None:
         )
 
 
-class CopySieve:
-    """Tells copies of training images.
+def copy_limit(training: Tensor) -> Tensor:
+    """The first percentile of the distances from training points (M, D) to the nearest other one; scalar."""
+    return nearest(training, training, itself=True).distance.quantile(COPY_PERCENTILE)
 
-    A copy lies under a third of the distance to its second nearest training image, and under the first percentile of
-    the distances between training images.
+
+def is_copy(near: Nearest, limit: Tensor) -> Tensor:
+    """Which points lie under ``limit`` and under a third of the distance to the second nearest. -> (N,) bool."""
+    return (near.distance < COPY_RATIO * near.second) & (near.distance < limit)
+
+
+class CopySieve:
+    """Refuses copies of training images, pixel by pixel.
 
     Args:
-        training: (N, C, H, W) in [-1, 1].
+        training: (M, C, H, W) in [-1, 1].
     """
 
     def __init__(self, training: Tensor) -> None:
-        self._training = training
-        self._limit = nearest(training, training, itself=True).distance.quantile(COPY_PERCENTILE)
-
-    def is_copy(self, near: Nearest) -> Tensor:
-        """Which images are copies, by what is nearest to them. -> (N,) bool."""
-        return (near.distance < COPY_RATIO * near.second) & (near.distance < self._limit)
+        self._training = points_of_images(training)
+        self._limit = copy_limit(self._training)
 
     def __call__(self, images: Tensor, labels: Tensor) -> list[str | None]:
         """``"copy"`` or None. (B, C, H, W) in [-1, 1] at the training's size; ``labels`` do not matter."""
-        return ["copy" if found else None for found in self.is_copy(nearest(images, self._training)).tolist()]
+        near = nearest(points_of_images(images), self._training)
+        return ["copy" if found else None for found in is_copy(near, self._limit).tolist()]
 
 
-def novelty(synthetic: ImageSet, training: ImageSet, held_out: ImageSet) -> tuple[dict[str, float], Nearest, Nearest]:
-    """How near synthetic images come to training images, beside how near held-out real ones do.
+def novelty(synthetic: Tensor, training: Tensor, held_out: Tensor) -> tuple[dict[str, float], Nearest, Nearest]:
+    """How near synthetic images come to training images, beside how near held-out real ones do; points, (N, D) each.
 
-    What a copy is says ``CopySieve``. ``nearer_than_held_out`` is the share of synthetic images nearer to the
+    What a copy is says ``is_copy``. ``nearer_than_held_out`` is the share of synthetic images nearer to the
     training set than 99 in 100 held-out images are: about 0.01 for new measurements, more where a generator
     repeats what it saw, even where the training set itself has near doubles.
 
     Returns:
         the figures, and the nearest of the synthetic and of the held-out images.
     """
-    of_synthetic = nearest(synthetic.images, training.images)
-    of_held_out = nearest(held_out.images, training.images)
+    of_synthetic, of_held_out = nearest(synthetic, training), nearest(held_out, training)
     usual = of_held_out.distance.quantile(NEAR_PERCENTILE)
-    copies = CopySieve(training.images).is_copy(of_synthetic)
-    return (
-        {
-            "median_distance": float(of_synthetic.distance.median()),
-            "median_distance_held_out": float(of_held_out.distance.median()),
-            "mean_distance": float(of_synthetic.distance.mean()),
-            "mean_distance_held_out": float(of_held_out.distance.mean()),
-            "nearer_than_held_out": float((of_synthetic.distance < usual).float().mean()),
-            "copies": int(copies.sum()),
-            "copied_share": float(copies.float().mean()),
-        },
-        of_synthetic,
-        of_held_out,
-    )
+    copies = is_copy(of_synthetic, copy_limit(training))
+    figures = {
+        "median_distance": float(of_synthetic.distance.median()),
+        "median_distance_held_out": float(of_held_out.distance.median()),
+        "mean_distance": float(of_synthetic.distance.mean()),
+        "mean_distance_held_out": float(of_held_out.distance.mean()),
+        "nearer_than_held_out": float((of_synthetic.distance < usual).float().mean()),
+        "copies": int(copies.sum()),
+        "copied_share": float(copies.float().mean()),
+    }
+    return figures, of_synthetic, of_held_out

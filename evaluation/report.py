@@ -17,6 +17,7 @@ from torch import Tensor
 from dataset import DataContract
 from evaluation.gain import BASELINE
 from evaluation.images import ImageSet
+from evaluation.novelty import Nearest
 from radar.colormap import apply_colormap
 from training import pictures
 from training.checkpoint import write_atomically
@@ -55,19 +56,22 @@ def grid(real: ImageSet, synthetic: ImageSet, contract: DataContract, path: Path
     pictures.sheet(rows, path)
 
 
-def closest_pairs(synthetic: ImageSet, training: ImageSet, near: Any, contract: DataContract, path: Path) -> None:
-    """Write a sheet of the synthetic images that lie nearest to a training image, each over that image."""
-    order = near.distance.argsort()[:8].tolist()
-    pictures.sheet(
-        [
-            (
-                "synthetic, nearest to a training image first",
-                [as_picture(synthetic.images[i], contract) for i in order],
-            ),
-            ("its nearest training image", [as_picture(training.images[near.index[i]], contract) for i in order]),
-        ],
-        path,
-    )
+def closest_pairs(
+    synthetic: ImageSet, training: ImageSet, near: dict[str, Nearest], contract: DataContract, path: Path
+) -> None:
+    """Write a sheet of the synthetic images that lie nearest to a training image, each over that image.
+
+    ``near`` names the senses of near.
+    """
+    rows = []
+    for sense, found in near.items():
+        order = found.distance.argsort()[:8].tolist()
+        pairs = (
+            (f"synthetic, nearest to a training image, {sense}", [synthetic.images[i] for i in order]),
+            ("its nearest training image", [training.images[found.index[i]] for i in order]),
+        )
+        rows += [(title, [as_picture(image, contract) for image in images]) for title, images in pairs]
+    pictures.sheet(rows, path)
 
 
 def _figure(figure: Figure) -> str:
@@ -147,15 +151,28 @@ def _confusion_figure(matrices: list[tuple[str, Tensor]], classes: tuple[str, ..
     return _figure(figure)
 
 
-def _distance_figure(synthetic: Tensor, held_out: Tensor) -> str:
-    figure = Figure(figsize=(6, 2.4))
-    axes = figure.add_subplot()
-    edges = np.linspace(0, float(torch.cat([synthetic, held_out]).max()) * 1.05, 40)
-    axes.hist(held_out.numpy(), edges, density=True, alpha=0.6, label="held-out real")
-    axes.hist(synthetic.numpy(), edges, density=True, alpha=0.6, label="synthetic")
-    axes.set_xlabel("RMS distance to the nearest training image (value scale 0 to 1)")
-    axes.legend()
+def _distance_figure(pairs: dict[str, tuple[Tensor, Tensor]]) -> str:
+    """Distances to the nearest training image, of synthetic and of held-out images, in every unit."""
+    figure = Figure(figsize=(9, 2.4))
+    for number, (unit, (synthetic, held_out)) in enumerate(pairs.items(), start=1):
+        axes = figure.add_subplot(1, len(pairs), number)
+        edges = np.linspace(0, float(torch.cat([synthetic, held_out]).max()) * 1.05, 40)
+        axes.hist(held_out.numpy(), edges, density=True, alpha=0.6, label="held-out real")
+        axes.hist(synthetic.numpy(), edges, density=True, alpha=0.6, label="synthetic")
+        axes.set_xlabel(unit)
+    figure.axes[0].legend(fontsize=8)
+    figure.tight_layout()
     return _figure(figure)
+
+
+def _novelty_sentence(found: dict[str, Any]) -> str:
+    side = "farther from" if found["median_distance"] >= found["median_distance_held_out"] else "nearer to"
+    return (
+        f"the median synthetic image lies {found['median_distance']:.4f} from its nearest training image, {side} the "
+        f"training set than held-out real images ({found['median_distance_held_out']:.4f}). "
+        f"{100 * found['nearer_than_held_out']:.1f}% lie nearer to it than 99 in 100 held-out images do (new "
+        f"measurements: about 1%), and {found['copies']} ({100 * found['copied_share']:.1f}%) count as copies."
+    )
 
 
 def _spectra_figure(curves: dict[str, tuple[Tensor, Tensor]]) -> str:
@@ -297,7 +314,7 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
 
     Args:
         results: what ``report.json`` holds.
-        figures: tensors behind the plots: ``matrices``, ``distances``, ``spectra``.
+        figures: tensors behind the plots: ``matrices``, ``distances``, ``distances_in_features``, ``spectra``.
         contract: of the real data.
         folder: where ``grid.png`` and ``closest.png`` stand already.
     """
@@ -308,7 +325,6 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
             contract.classes, agreement["synthetic_per_class"], agreement["held_out_per_class"], strict=True
         )
     ]
-    nearer = "farther from" if novelty["median_distance"] >= novelty["median_distance_held_out"] else "nearer to"
     parts = [
         "<h1>Do the synthetic spectrograms help?</h1>",
         f'<p class="lead">{html.escape(results["headline"])}</p>',
@@ -336,11 +352,15 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         _table(["class", "synthetic %", "held-out real %"], per_class),
         _confusion_figure(figures["matrices"], contract.classes),
         "<h2>Are they new?</h2>",
-        f"<p>The median synthetic image lies {novelty['median_distance']:.4f} from its nearest training image, "
-        f"{nearer} the training set than held-out real images ({novelty['median_distance_held_out']:.4f}). "
-        f"{100 * novelty['nearer_than_held_out']:.1f}% lie nearer to it than 99 in 100 held-out images do (new "
-        f"measurements: about 1%), and {novelty['copies']} ({100 * novelty['copied_share']:.1f}%) count as copies.</p>",
-        _distance_figure(*figures["distances"]),
+        f"<p>Pixel by pixel, {_novelty_sentence(novelty)}</p>",
+        f"<p>In the features of a classifier of the real images, {_novelty_sentence(novelty['in_features'])}</p>",
+        "<p>Copies in place are counted; a training image that was shifted in time counts as new.</p>",
+        _distance_figure(
+            {
+                "to the nearest training image, RMS (value scale 0 to 1)": figures["distances"],
+                "the same in features (two training images: 1)": figures["distances_in_features"],
+            }
+        ),
         _inline((folder / "closest.png").read_bytes()),
         "<h2>How near is their distribution?</h2>",
         f"<p>In the features of classifiers, each of one half of the real training images, against the other half, "

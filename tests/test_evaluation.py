@@ -28,6 +28,7 @@ from evaluation.classifier import (
     batches_of,
     build_classifier,
     confusion,
+    features,
     predict,
     train_classifier,
 )
@@ -35,7 +36,7 @@ from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, nei
 from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline, mean_and_interval
 from evaluation.images import ImageSet
 from evaluation.inception import Inception
-from evaluation.novelty import novelty
+from evaluation.novelty import novelty, points_of_features, points_of_images
 from evaluation.report import gain_rows
 from spectrograms.spectra import spectra_difference_db
 
@@ -128,24 +129,41 @@ def test_accuracy_and_f1_by_hand():
 
 
 def test_copies_are_caught_and_new_images_are_not():
-    training, held_out = image_set(60, 0), image_set(60, 1)
-    copies = ImageSet((training.images + 1e-3).clamp(-1, 1), training.labels, training.paths)
-    assert novelty(copies, training, held_out)[0]["copied_share"] == 1.0
-    found, near, _ = novelty(image_set(60, 2), training, held_out)
+    training, held_out, new = (points_of_images(image_set(60, seed).images) for seed in (0, 1, 2))
+    assert novelty(training + 1e-5, training, held_out)[0]["copied_share"] == 1.0
+    found, near, _ = novelty(new, training, held_out)
     assert found["copies"] == 0
     assert found["nearer_than_held_out"] < 0.1
     # On the value scale [0, 1]: the distance to the nearest by hand.
-    by_hand = ((image_set(60, 2).images[0] - training.images) / 2).square().mean(dim=(1, 2, 3)).sqrt()
+    by_hand = ((image_set(60, 2).images[0] - image_set(60, 0).images) / 2).square().mean(dim=(1, 2, 3)).sqrt()
     assert near.distance[0].item() == pytest.approx(by_hand.min().item(), rel=1e-4)
     assert near.index[0] == by_hand.argmin()
 
 
 def test_repeated_training_images_with_near_doubles_are_told_by_held_out_distances():
     # Every training image has a double, so no copy is three times nearer to one than to the next.
-    single = image_set(30, 0)
-    doubled = ImageSet(torch.cat([single.images, single.images + 1e-3]), single.labels.repeat(2), single.paths * 2)
-    found, _, _ = novelty(single, doubled, image_set(30, 1))
+    single, held_out = (points_of_images(image_set(30, seed).images) for seed in (0, 1))
+    found, _, _ = novelty(single, torch.cat([single, single + 1e-5]), held_out)
     assert found["nearer_than_held_out"] == 1.0
+
+
+def test_copies_are_caught_in_a_classifiers_features_too():
+    training, held_out, new = (image_set(60, seed).images for seed in (0, 1, 2))
+    model = trained_on(image_set(60, 0))
+
+    def judged(images: torch.Tensor) -> dict[str, float]:
+        learned = [features(model, part, CPU) for part in (images, training, held_out)]
+        return novelty(*(points_of_features(part, learned[1]) for part in learned))[0]
+
+    assert judged(training + 1e-4)["copied_share"] > 0.9
+    assert judged(new)["copies"] == 0
+    assert judged(new)["nearer_than_held_out"] < 0.1
+
+
+def test_the_unit_of_distance_in_features_is_that_of_two_training_images():
+    training = torch.randn(500, 7, generator=torch.Generator().manual_seed(0)) * 3
+    points = points_of_features(training, training)
+    assert torch.pdist(points).square().mean().sqrt().item() == pytest.approx(1, rel=1e-4)
 
 
 def trained_on(data: ImageSet, steps: int = 25) -> torch.nn.Module:
@@ -160,8 +178,6 @@ def test_shuffled_labels_are_caught_by_agreement():
 
 
 def test_noise_is_far_from_real_features_and_held_out_images_are_near():
-    from evaluation.classifier import features
-
     real, held_out = image_set(60, 0), image_set(60, 1)
     model = trained_on(real)
     noise = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
