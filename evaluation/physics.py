@@ -14,7 +14,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from evaluation.images import ImageSet
-from radar.kinematics import axes_of, measure, units_of
+from radar.kinematics import Axes, axes_of, measure, units_of
 from radar.metadata import RadarMetadata
 
 Array = NDArray[np.float64]
@@ -31,6 +31,12 @@ def kinematics(images: Tensor, radar: RadarMetadata | None) -> dict[str, Array]:
     """
     maps = ((images + 1) / 2).mean(dim=1).numpy()
     return measure(maps, axes_of(*maps.shape[1:], radar))
+
+
+def resolutions(axes: Axes) -> dict[str, float]:
+    """What files resolve of each figure: a grey level of those that are values, of the others nothing is known."""
+    grey_level = GREY_LEVEL * axes.value_span
+    return {name: grey_level if unit == axes.value_unit else 0.0 for name, unit in units_of(axes).items()}
 
 
 def physics(
@@ -53,9 +59,7 @@ def physics(
     """
     figures = [kinematics(part.images, radar) for part in (real, held_out, synthetic)]
     axes = axes_of(*real.images.shape[-2:], radar)
-    units = units_of(axes)
-    grey_level = GREY_LEVEL * axes.value_span
-    resolution = {name: grey_level if unit == axes.value_unit else 0.0 for name, unit in units.items()}
+    units, resolution = units_of(axes), resolutions(axes)
     generator = np.random.default_rng(0)
     per_class: dict[str, dict[str, Any]] = {}
     for label, name in enumerate(classes):
@@ -72,7 +76,8 @@ def physics(
         figure: _over_classes([per_class[name][figure] for name in classes], resolution[figure]) for figure in units
     }
     far_synthetic, far_held_out = (
-        _outliers(figures[0], real, values, part) for values, part in ((figures[2], synthetic), (figures[1], held_out))
+        _outliers(figures[0], real, values, part, resolution)
+        for values, part in ((figures[2], synthetic), (figures[1], held_out))
     )
     return {
         "unit": units,
@@ -144,8 +149,13 @@ class Fence:
         return np.maximum(self.low - values, values - self.high) / self.width
 
 
-def fences(figures: dict[str, Array], labels: NDArray[np.int64]) -> dict[tuple[int, str], Fence]:
-    """The fence of every class and figure of real images, by (label, figure); none for under four images."""
+def fences(
+    figures: dict[str, Array], labels: NDArray[np.int64], resolution: dict[str, float]
+) -> dict[tuple[int, str], Fence]:
+    """The fence of every class and figure of real images, by (label, figure); none for under four images.
+
+    No fence is narrower than files resolve: a noise floor that is black in every real image may be nearly black.
+    """
     found = {}
     for label in np.unique(labels).tolist():
         for figure, values in figures.items():
@@ -153,7 +163,7 @@ def fences(figures: dict[str, Array], labels: NDArray[np.int64]) -> dict[tuple[i
             if len(known) < 4:
                 continue
             low, high = np.quantile(known, [0.25, 0.75])
-            width = max(float(high - low), 1e-9)
+            width = max(float(high - low), resolution[figure], 1e-9)
             found[label, figure] = Fence(float(low - FENCE * width), float(high + FENCE * width), width)
     return found
 
@@ -181,7 +191,8 @@ class KinematicSieve:
     """
 
     def __init__(self, training: Tensor, labels: Tensor) -> None:
-        self._usual = fences(kinematics(training, None), labels.numpy())
+        resolution = resolutions(axes_of(*training.shape[-2:], None))
+        self._usual = fences(kinematics(training, None), labels.numpy(), resolution)
 
     def __call__(self, images: Tensor, labels: Tensor) -> list[str | None]:
         """The figure farthest outside what is usual, or None. (B, C, h, w) in [-1, 1] at the training's size, (B,)."""
@@ -190,10 +201,14 @@ class KinematicSieve:
 
 
 def _outliers(
-    reference: dict[str, Array], real: ImageSet, figures: dict[str, Array], images: ImageSet
+    reference: dict[str, Array],
+    real: ImageSet,
+    figures: dict[str, Array],
+    images: ImageSet,
+    resolution: dict[str, float],
 ) -> dict[int, tuple[str, float, list[float]]]:
     """Images with a figure outside those of their class: index -> (figure, value, usual), the farthest first."""
-    usual = fences(reference, real.labels.numpy())
+    usual = fences(reference, real.labels.numpy(), resolution)
     outside = farthest_outside(usual, figures, images.labels.numpy())
     found = {}
     for index in sorted(outside, key=lambda index: -outside[index][1]):

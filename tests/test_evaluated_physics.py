@@ -97,6 +97,17 @@ def test_noise_is_outlying_and_named(real):
     assert first["value"] < low or first["value"] > high
 
 
+def test_a_floor_that_is_black_in_every_real_image_may_be_nearly_black(real):
+    def with_floor(images: ImageSet, floor: float) -> ImageSet:
+        values = (images.images + 1) / 2
+        return ImageSet(torch.where(values < 0.1, floor, values) * 2 - 1, images.labels, images.paths)
+
+    black = [with_floor(part, 0.0) for part in real]
+    assert physics(*black, with_floor(gait(60, 2), 0.0005), CLASSES, None)["outliers"]["synthetic"] < 0.05
+    far = physics(*black, with_floor(gait(60, 2), 0.05), CLASSES, None)["outliers"]
+    assert far["synthetic"] == 1.0 and {row["figure"] for row in far["named"]} == {"noise_floor"}
+
+
 def test_a_class_without_synthetic_images_leaves_the_others_comparable(real):
     only_fast = gait(30, 2, labels=[0] * 30)
     result = physics(*real, only_fast, CLASSES, None)
