@@ -301,6 +301,17 @@ def test_a_loss_that_is_no_number_stops_before_the_optimiser(trained, tmp_path, 
     assert torch.load(tmp_path / "state_last.pt", weights_only=True)["step"] == 4
 
 
+def test_memory_that_runs_out_says_which_flags_lower_it(trained, tmp_path, monkeypatch):
+    from vqvae.vqgan_trainer import VQGANTask
+
+    def too_large(*_):
+        torch.empty(2**60)  # what torch itself says of it
+
+    monkeypatch.setattr(VQGANTask, "_reconstruction_terms", too_large)
+    with pytest.raises(UserError, match=r"step 1: out of memory .*--batch_size.*--mixed_precision bf16.*none yet"):
+        run_vqgan(trained.data, tmp_path)
+
+
 def test_a_gradient_that_is_no_number_stops_stage_2(trained, tmp_path, monkeypatch):
     def infinite(accelerator, parameters, *_):
         return torch.tensor(float("inf"))

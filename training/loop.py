@@ -49,6 +49,11 @@ def check_finite(terms: dict[str, Tensor]) -> None:
             raise NonFiniteError(name, float(value))
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU's or the CPU's memory ran out; for the latter torch has no class of its own."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 class Task(Protocol):
     """What a stage gives to the loop.
 
@@ -184,7 +189,7 @@ class TrainingLoop:
         """Train to the end; 0, or 128 + the signal that asked to stop.
 
         Raises:
-            UserError: a loss or gradient is not finite (the last good state stays).
+            UserError: a loss or gradient is not finite, or memory ran out (the last good state stays).
         """
         if self.step >= self.total_steps:
             print(f"already trained for {self.options.epochs} epochs; raise --epochs to go on", flush=True)
@@ -214,8 +219,16 @@ class TrainingLoop:
         except NonFiniteError as error:
             raise UserError(
                 f"step {self.step + 1}: {error}; stopped before the optimiser used it. The last good state is "
-                f"{self.folder.state_path if self.folder.state_path.exists() else 'none yet'}. Try a lower --lr, "
-                "--mixed_precision no, or a lower weight of that term"
+                f"{self._last_state()}. Try a lower --lr, --mixed_precision no, or a lower weight of that term"
+            ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"step {self.step + 1}: out of memory ({error}). A step needs memory nearly in proportion to "
+                "--batch_size, to the pixels of --image_size and to the first of the networks' widths; "
+                f"--mixed_precision bf16 stores activations in half the bytes. The last good state is "
+                f"{self._last_state()}; a run with other flags needs a new --output_dir, or --restart"
             ) from error
         self.step += 1
         bar.update()
@@ -232,6 +245,9 @@ class TrainingLoop:
             self.save()
         elif self.options.save_steps and self.step % self.options.save_steps == 0:
             self.save()
+
+    def _last_state(self) -> str:
+        return str(self.folder.state_path) if self.folder.state_path.exists() else "none yet"
 
     def _log(self, values: dict[str, float], epoch: int) -> None:
         self.folder.log({"step": self.step, "epoch": epoch + 1, **values})
