@@ -27,8 +27,8 @@ demo: $(VENV)/.ready
 	    --test_fraction 0.2 --validation_epochs 3 --save_epochs 3
 	$(PY) train_ldm.py --data_dir $(DEMO)/data --vqgan_path $(DEMO)/vqgan/vqgan_epoch_9.pt \
 	    --output_dir $(DEMO)/ldm --unet_channels 32 64 128 --norm_num_groups 16 --unet_layers_per_block 1 \
-	    --attention_levels 1 --batch_size 16 --epochs 45 --lr 1e-3 --validation_epochs 15 --save_epochs 15
-	$(PY) sample.py --ldm_path $(DEMO)/ldm/ldm_epoch_45.pt --output_dir $(DEMO)/augmented --samples_per_class 30
+	    --attention_levels 1 --batch_size 16 --epochs 36 --lr 1e-3 --validation_epochs 12 --save_epochs 12
+	$(PY) sample.py --ldm_path $(DEMO)/ldm/ldm_epoch_36.pt --output_dir $(DEMO)/augmented --samples_per_class 30
 	$(PY) evaluate.py --data_dir $(DEMO)/data --synthetic $(DEMO)/augmented --output_dir $(DEMO)/report \
 	    --classifier small --steps 150 --seeds 3
 	@echo "Look at $(DEMO)/report/grid.png and open $(DEMO)/report/report.html in a browser."
