@@ -181,7 +181,7 @@ def test_the_step_follows_the_gradient_of_the_sum_of_its_terms():
         lambda *_: seen.update(enumerate(p.grad.clone() for p in task.raw_model.parameters() if p.requires_grad))
     )
     logged = task.train_step((images, None), 5)
-    assert float(logged["loss"]) == pytest.approx(float(total), rel=1e-5)
+    assert float(logged["loss"]) == pytest.approx(float(total.detach()), rel=1e-5)
     for index, gradient in enumerate(expected):
         torch.testing.assert_close(seen[index], gradient, rtol=1e-3, atol=1e-6)
 
