@@ -30,10 +30,12 @@ from spectrograms.listing import Listing, list_images
 from training.arguments import existing_dir, positive_int, run_script
 
 ROOT = Path(__file__).parents[1]
-SMALL = "--block_out_channels 32 64 128 --layers_per_block 1 --batch_size 16 --lr 4e-4 --disc_lr 2e-4"
-SMALL += " --perceptual_loss_weight 0 --disc_channels 32 --disc_layers 2 --disc_start 0.5"
+BATCH = 16
+VARIED = "--augment_time_shift 0.25 --augment_gain 0.1"  # a generator of few images learns what a radar may vary
+SMALL = "--block_out_channels 32 32 64 --layers_per_block 1 --lr 4e-4 --disc_lr 2e-4 --perceptual_loss_weight 0"
+SMALL += f" --disc_channels 16 --disc_layers 2 --disc_start 0.5 {VARIED}"
 SMALL_LDM = "--unet_channels 32 64 128 --norm_num_groups 16 --unet_layers_per_block 1 --attention_levels 1"
-SMALL_LDM += " --dropout 0.1 --batch_size 16 --lr 1e-3"
+SMALL_LDM += f" --dropout 0.1 --lr 1e-3 --augment_encodings 8 {VARIED}"
 
 
 def chosen(listing: Listing, groups: list[str], number: int, seed: int) -> list[str]:
@@ -48,6 +50,11 @@ def chosen(listing: Listing, groups: list[str], number: int, seed: int) -> list[
         for name in generator.sample(names, min(number, len(names))):
             paths += members[label][name]
     return paths
+
+
+def epochs(steps: int, images: int) -> int:
+    """As many epochs as make ``steps`` of ``BATCH`` of ``images``: draws of any size are trained equally long."""
+    return max(1, round(steps * BATCH / images))
 
 
 def run(script: str, *flags: object) -> None:
@@ -71,11 +78,11 @@ def draw(args: argparse.Namespace, paths: list[str], folder: Path, seed: int) ->
         split = ["--test_fraction", 0, *(["--run_gap", args.run_gap] if args.run_gap else [])]
         form = ["--colormap", args.colormap] if args.colormap else ["--in_channels", 1]
         size = ["--image_size", args.image_size]
-        kept = ["--keep_checkpoints", 1, "--seed", seed]
+        kept = ["--keep_checkpoints", 1, "--seed", seed, "--batch_size", BATCH]
         stage1, stage2 = folder / "vqgan", folder / "ldm"
-        flags = shlex.split(args.vqvae)
+        flags = ["--epochs", epochs(args.vqvae_steps, len(paths)), *shlex.split(args.vqvae)]
         run("train_vqvae.py", *data, *split, *form, *size, *kept, "--output_dir", stage1, *flags)
-        flags = shlex.split(args.ldm)
+        flags = ["--epochs", epochs(args.ldm_steps, len(paths)), *shlex.split(args.ldm)]
         run("train_ldm.py", *data, *kept, "--vqgan_path", newest(stage1, "vqgan"), "--output_dir", stage2, *flags)
         best = stage2 / "ldm_best.pt"
         source = best if best.exists() else newest(stage2, "ldm")
@@ -122,8 +129,10 @@ def measure() -> int:
     parser.add_argument("--image_size", type=positive_int, default=64, help="pixels a side")
     parser.add_argument("--seeds", type=positive_int, default=3, help="draws")
     parser.add_argument("--output_dir", type=Path, default=Path("protocol"), help="a folder for every draw")
-    parser.add_argument("--vqvae", default=f"{SMALL} --epochs 60", help="further flags of train_vqvae.py")
-    parser.add_argument("--ldm", default=f"{SMALL_LDM} --epochs 200", help="further flags of train_ldm.py")
+    parser.add_argument("--vqvae_steps", type=positive_int, default=500, help=f"about so many steps of {BATCH} images")
+    parser.add_argument("--ldm_steps", type=positive_int, default=2000, help=f"about so many steps of {BATCH} images")
+    parser.add_argument("--vqvae", default=SMALL, help="further flags of train_vqvae.py")
+    parser.add_argument("--ldm", default=SMALL_LDM, help="further flags of train_ldm.py")
     parser.add_argument("--sample", default="--samples_per_class 50", help="further flags of sample.py")
     parser.add_argument("--evaluate", default="--classifier small", help="further flags of evaluate.py")
     args = parser.parse_args()
