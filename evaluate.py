@@ -134,7 +134,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.inception_weights is not None:
         from evaluation.inception import Inception
 
-        inception = Inception(args.inception_weights, args.output_dir, device)
+        inception = Inception(args.inception_weights, device)
     results = assess(real, held_out, synthetic, contract, radar, study, args.output_dir, inception)
     print(f"\n{'training images':32}{'accuracy %':>16}{'macro F1 %':>16}{'over real + classical':>24}")
     for name, accuracy, f1, difference in gain_rows(results["gain"]):

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from tqdm import tqdm
 
 from dataset import DataContract
 from evaluation import report
 from evaluation.classical import RECIPES
-from evaluation.classifier import confusion, features, predict
+from evaluation.classifier import confusion, predict
 from evaluation.fidelity import fidelity, mean_of
 from evaluation.gain import BASELINE, Study, headline, right_per_class
 from evaluation.images import ImageSet
+from evaluation.inception import Inception
+from evaluation.measuring import Measuring
+from evaluation.memory import FigureMemory
 from evaluation.novelty import novelty, points_of_features, points_of_images
 from evaluation.physics import physics
 from radar.metadata import RadarMetadata
-from spectrograms.spectra import spectra_difference_db
 from training.checkpoint import save_json
 
 
@@ -31,7 +33,7 @@ def assess(
     radar: RadarMetadata | None,
     study: Study,
     folder: Path,
-    inception: Callable[[Tensor], Tensor] | None = None,
+    inception: Inception | None = None,
 ) -> dict[str, Any]:
     """Judge ``synthetic`` and write ``report.json``, ``report.html``, ``grid.png`` and ``closest.png`` to ``folder``.
 
@@ -43,7 +45,7 @@ def assess(
         radar: what their rows and columns mean, or None where that is not known.
         study: of the same three, which classifiers to train and how often.
         folder: where the report goes.
-        inception: images to features of a network that was trained elsewhere, for distances in these, too.
+        inception: a network that was trained elsewhere, for distances in its features, too.
 
     Returns:
         what ``report.json`` holds.
@@ -55,19 +57,32 @@ def assess(
     table = study.table(None)
     agreement = confusion(synthetic.labels, predict(classifier, synthetic.images, judge.device), classes)
     on_held_out = confusion(held_out.labels, predict(classifier, held_out.images, judge.device), classes)
-    parts = (synthetic, real, held_out)
-    copied, near_synthetic, near_held_out = novelty(*(points_of_images(part.images) for part in parts))
-    learned = [features(classifier, part.images, judge.device) for part in parts]
-    copied["in_features"], *near_in_features = novelty(*(points_of_features(part, learned[1]) for part in learned))
-    seen = [
-        [(features(network, part.images, judge.device), part.labels) for part in (others, held_out, synthetic)]
-        for network, others in study.classifiers_of_halves()
-    ]
-    known = [[(inception(part.images), part.labels) for part in (real, held_out, synthetic)]] if inception else []
-    spectra = {
-        "synthetic": spectra_difference_db(synthetic.images, real.images),
-        "held-out real (the floor)": spectra_difference_db(held_out.images, real.images),
-    }
+    halves = study.classifiers_of_halves()
+    spaces = len(halves) + (inception is not None)
+    total = 3 * (1 + spaces) + 6 + 2 * spaces * (classes + 1) + 3 + 2  # of all calls to ``measuring``
+    with tqdm(total=total, desc="judging", unit="figure") as bar, FigureMemory(folder, bar) as memory:
+        measuring = Measuring(memory, judge.device)
+        parts = (synthetic, real, held_out)
+        pixels = [points_of_images(part.images) for part in parts]
+        copied, near_synthetic, near_held_out = novelty(*pixels, measuring.nearest)
+        learned = [measuring.features(classifier, part.images) for part in parts]
+        points = [points_of_features(part, learned[1]) for part in learned]
+        copied["in_features"], *near_in_features = novelty(*points, measuring.nearest)
+        seen = [
+            [(measuring.features(network, part.images), part.labels) for part in (others, held_out, synthetic)]
+            for network, others in halves
+        ]
+        fidelity_learned = _fidelity(seen, contract.classes, measuring)
+        fidelity_inception = None
+        if inception is not None:
+            known = [(measuring.features(inception, part.images), part.labels) for part in (real, held_out, synthetic)]
+            fidelity_inception = _fidelity([known], contract.classes, measuring)
+        motion = physics(real, held_out, synthetic, contract.classes, radar, measuring.kinematics)
+        spectra = {
+            "synthetic": measuring.spectra(synthetic.images, real.images),
+            "held-out real (the floor)": measuring.spectra(held_out.images, real.images),
+        }
+        bar.total = bar.n  # a class that a part lacks was passed over
     results: dict[str, Any] = {
         "headline": headline(table),
         "setting": (
@@ -89,9 +104,9 @@ def assess(
             "held_out_per_class": right_per_class(on_held_out),
         },
         "novelty": copied,
-        "fidelity": _fidelity(seen, contract.classes),
-        "fidelity_inception": _fidelity(known, contract.classes) if known else None,
-        "physics": physics(real, held_out, synthetic, contract.classes, radar),
+        "fidelity": fidelity_learned,
+        "fidelity_inception": fidelity_inception,
+        "physics": motion,
         "spectra_db": {name: [part.tolist() for part in pair] for name, pair in spectra.items()},
     }
     save_json(_plain(results), folder / "report.json")
@@ -108,7 +123,9 @@ def assess(
     return results
 
 
-def _fidelity(spaces: list[list[tuple[Tensor, Tensor]]], classes: tuple[str, ...]) -> dict[str, Any]:
+def _fidelity(
+    spaces: list[list[tuple[Tensor, Tensor]]], classes: tuple[str, ...], measuring: Measuring
+) -> dict[str, Any]:
     """Figures of all images, and ``per_class``, averaged over feature spaces; None for a class missing from a part.
 
     Each space holds features and labels of real, held-out and synthetic images.
@@ -117,8 +134,8 @@ def _fidelity(spaces: list[list[tuple[Tensor, Tensor]]], classes: tuple[str, ...
     for label, name in enumerate(classes):
         of_class = [[found[labels == label] for found, labels in space] for space in spaces]
         there = all(len(part) for parts in of_class for part in parts)
-        per_class[name] = mean_of([fidelity(*parts) for parts in of_class]) if there else None
-    overall = mean_of([fidelity(*(found for found, _ in space)) for space in spaces])
+        per_class[name] = mean_of([fidelity(*parts, measuring.compare) for parts in of_class]) if there else None
+    overall = mean_of([fidelity(*(found for found, _ in space), measuring.compare) for space in spaces])
     return overall | {"per_class": per_class}
 
 

@@ -5,6 +5,7 @@ Legend: N images, F features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,10 +96,15 @@ def compare(real: Tensor, other: Tensor) -> dict[str, float]:
     }
 
 
-def fidelity(real: Tensor, held_out: Tensor, synthetic: Tensor) -> dict[str, Any]:
+def fidelity(
+    real: Tensor,
+    held_out: Tensor,
+    synthetic: Tensor,
+    compare: Callable[[Tensor, Tensor], dict[str, float]] = compare,
+) -> dict[str, Any]:
     """Figures of ``synthetic`` against ``real`` beside those of ``held_out``, at equal numbers of images.
 
-    (N, F) features each. The floor is what a perfect generator would score.
+    (N, F) features each. The floor is what a perfect generator would score. ``compare`` may remember what it found.
 
     Returns:
         ``images`` on each side; ``synthetic`` and ``floor``: see ``compare``.

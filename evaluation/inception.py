@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from tqdm import tqdm
@@ -23,18 +21,20 @@ WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 
 
 class Inception:
-    """(N, C, H, W) in [-1, 1] -> (N, 2048), remembered on the disk by the images' content.
+    """(N, C, H, W) in [-1, 1] -> (N, 2048).
 
     Args:
         weights: torch-fidelity's Inception of the original Frechet distance (``WEIGHTS_FILE``). Never fetched.
-        folder: where features are kept, so that a second run computes only those of new images.
         device: where to compute.
+
+    Attributes:
+        digest: SHA-256 of the weights file.
 
     Raises:
         UserError: not these weights.
     """
 
-    def __init__(self, weights: Path, folder: Path, device: torch.device) -> None:
+    def __init__(self, weights: Path, device: torch.device) -> None:
         try:
             torch.load(weights, map_location="cpu", weights_only=True)  # the library would execute what is in it
             self._network = FeatureExtractorInceptionV3("inception-v3-compat", [FEATURES], str(weights)).to(device)
@@ -45,25 +45,13 @@ class Inception:
                 "the releases of torch-fidelity, or leave the flag out"
             ) from error
         self._device = device
-        self._weights = checkpoint.digest(weights)
-        self._path = folder / "inception_features.safetensors"
-        self._known = self._read()
-
-    def _read(self) -> dict[str, Tensor]:
-        try:
-            return load_file(self._path) if self._path.exists() else {}
-        except (SafetensorError, OSError):
-            return {}
+        self.digest = checkpoint.digest(weights)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Features of ``images``; one channel is shown to the network three times, as grey."""
-        key = checkpoint.digest([self._weights, checkpoint.state_digest({"images": images})])
-        if key not in self._known:
-            found = []
-            for part in tqdm(images.split(BATCH), desc="Inception's features", unit="batch"):
-                grey = ((part.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-                found.append(self._network(grey.expand(-1, 3, -1, -1).to(self._device))[0].cpu())
-            self._known[key] = torch.cat(found)
-            checkpoint.write_atomically(self._path, lambda file: file.write(save(self._known)))
-        return self._known[key]
+        found = []
+        for part in tqdm(images.split(BATCH), desc="Inception's features", unit="batch", leave=False):
+            grey = ((part.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+            found.append(self._network(grey.expand(-1, 3, -1, -1).to(self._device))[0].cpu())
+        return torch.cat(found)

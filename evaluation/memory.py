@@ -1,4 +1,4 @@
-"""Results of classifiers trained before, so that a second run trains only what changed.
+"""Results of earlier runs, kept by the content of what they came from, so that a second run does only what changed.
 
 Legend: K classes.
 """
@@ -6,12 +6,21 @@ Legend: K classes.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
+from tqdm import tqdm
+
+from training import checkpoint
 
 FILE_NAME = "classifiers.jsonl"
+FIGURES_FILE = "figures.safetensors"
+FIGURES_VERSION = 1  # raised when the same images would give other figures: remembered ones then count no more
 
 
 class ResultMemory:
@@ -48,3 +57,54 @@ class ResultMemory:
             with open(self._path, "a", encoding="utf-8") as file:
                 # On a line of its own even after one that a kill has torn.
                 file.write("\n" + json.dumps({"key": key, "matrix": matrix.tolist()}) + "\n")
+
+
+class FigureMemory:
+    """What was computed of images and features, by its name and the content of all it depends on.
+
+    A context: what was asked for within it is kept at its end, on an error or Ctrl-C too; what was not is forgotten.
+
+    Args:
+        folder: where the file stands; a damaged one is as good as none.
+        bar: moves on with every result.
+    """
+
+    def __init__(self, folder: Path, bar: tqdm) -> None:
+        self._path = folder / FIGURES_FILE
+        self._bar = bar
+        self._digests: dict[int, tuple[Tensor, str]] = {}
+        self._used: dict[str, dict[str, Tensor]] = {}
+        self._known: dict[str, dict[str, Tensor]] = {}
+        try:
+            stored = load_file(self._path) if self._path.exists() else {}
+        except (SafetensorError, OSError):
+            stored = {}
+        for name, tensor in stored.items():
+            key, _, part = name.partition("/")
+            self._known.setdefault(key, {})[part] = tensor
+
+    def __enter__(self) -> FigureMemory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        tensors = {f"{key}/{part}": tensor for key, parts in self._used.items() for part, tensor in parts.items()}
+        if self._used.keys() != self._known.keys():
+            data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+            checkpoint.write_atomically(self._path, lambda file: file.write(data))
+
+    def __call__(
+        self, name: str, depends_on: Sequence[Tensor | Any], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """``compute()``, or what it gave before for the same tensors and plain JSON values."""
+        self._bar.set_description(f"judging: {name}")
+        basis = [self._digest(value) if isinstance(value, Tensor) else value for value in depends_on]
+        key = checkpoint.digest([FIGURES_VERSION, name, basis])
+        if key not in self._used:
+            self._used[key] = self._known[key] if key in self._known else compute()
+        self._bar.update()
+        return self._used[key]
+
+    def _digest(self, tensor: Tensor) -> str:
+        if id(tensor) not in self._digests:  # the tensor is kept, too, so that its id stays its own
+            self._digests[id(tensor)] = (tensor, checkpoint.state_digest({"": tensor}))
+        return self._digests[id(tensor)][1]

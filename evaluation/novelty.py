@@ -9,6 +9,7 @@ Legend: N, M images, (C, H, W) image in [-1, 1], D coordinates of a point, F fea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -75,9 +76,9 @@ def refuse_leak(held_out: ImageSet, other: ImageSet, what: str) -> None:
         )
 
 
-def copy_limit(training: Tensor) -> Tensor:
-    """The first percentile of the distances from training points (M, D) to the nearest other one; scalar."""
-    return nearest(training, training, itself=True).distance.quantile(COPY_PERCENTILE)
+def copy_limit(within: Nearest) -> Tensor:
+    """The first percentile of the distances from training points to the nearest other one, ``within``; scalar."""
+    return within.distance.quantile(COPY_PERCENTILE)
 
 
 def is_copy(near: Nearest, limit: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class CopySieve:
 
     def __init__(self, training: Tensor) -> None:
         self._training = points_of_images(training)
-        self._limit = copy_limit(self._training)
+        self._limit = copy_limit(nearest(self._training, self._training, itself=True))
 
     def __call__(self, images: Tensor, labels: Tensor) -> list[str | None]:
         """``"copy"`` or None. (B, C, H, W) in [-1, 1] at the training's size; ``labels`` do not matter."""
@@ -102,19 +103,21 @@ class CopySieve:
         return ["copy" if found else None for found in is_copy(near, self._limit).tolist()]
 
 
-def novelty(synthetic: Tensor, training: Tensor, held_out: Tensor) -> tuple[dict[str, float], Nearest, Nearest]:
+def novelty(
+    synthetic: Tensor, training: Tensor, held_out: Tensor, nearest: Callable[..., Nearest] = nearest
+) -> tuple[dict[str, float], Nearest, Nearest]:
     """How near synthetic images come to training images, beside how near held-out real ones do; points, (N, D) each.
 
     What a copy is says ``is_copy``. ``nearer_than_held_out`` is the share of synthetic images nearer to the
     training set than 99 in 100 held-out images are: about 0.01 for new measurements, more where a generator
-    repeats what it saw, even where the training set itself has near doubles.
+    repeats what it saw, even where the training set itself has near doubles. ``nearest`` may remember what it found.
 
     Returns:
         the figures, and the nearest of the synthetic and of the held-out images.
     """
     of_synthetic, of_held_out = nearest(synthetic, training), nearest(held_out, training)
     usual = of_held_out.distance.quantile(NEAR_PERCENTILE)
-    copies = is_copy(of_synthetic, copy_limit(training))
+    copies = is_copy(of_synthetic, copy_limit(nearest(training, training, True)))
     figures = {
         "median_distance": float(of_synthetic.distance.median()),
         "median_distance_held_out": float(of_held_out.distance.median()),

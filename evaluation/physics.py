@@ -5,6 +5,7 @@ Legend: N images, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +46,13 @@ def physics(
     synthetic: ImageSet,
     classes: tuple[str, ...],
     radar: RadarMetadata | None,
+    kinematics: Callable[[Tensor, RadarMetadata | None], dict[str, Array]] = kinematics,
 ) -> dict[str, Any]:
     """Wasserstein distances between the distributions of every figure, class by class.
 
     The floor is the distance of held-out real images to the same real training images. As many synthetic as held-out
-    images are compared, because few images lie farther from any distribution than many do.
+    images are compared, because few images lie farther from any distribution than many do. ``kinematics`` may remember
+    what it measured.
 
     Returns:
         ``unit`` of each figure; ``overall`` and ``per_class`` (by name): per figure ``real`` and ``synthetic``

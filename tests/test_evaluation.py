@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 import evaluate
 from errors import UserError
-from evaluation import gain
+from evaluation import gain, measuring
 from evaluation.classical import RECIPES, Classical
 from evaluation.classifier import (
     accuracy_and_f1,
@@ -366,18 +367,13 @@ def inception_file(tmp_path_factory):
     return path
 
 
-def test_inceptions_features_come_from_the_file_and_are_remembered(inception_file, tmp_path, monkeypatch):
+def test_inceptions_features_come_from_the_file(inception_file):
     images = image_set(5, 0).images
-    inception = Inception(inception_file, tmp_path, CPU)
+    inception = Inception(inception_file, CPU)
     found = inception(images)
     network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception_file))
     grey = ((images + 1) * 127.5).round().to(torch.uint8).repeat(1, 3, 1, 1)
     torch.testing.assert_close(found, network(grey)[0])
-    again = Inception(inception_file, tmp_path, CPU)
-    monkeypatch.setattr(again, "_network", None)
-    assert torch.equal(again(images), found), "features of known images were not remembered"
-    with pytest.raises(TypeError):
-        again(images + 0.1)
 
 
 def test_foreign_inception_weights_are_refused_and_execute_nothing(tmp_path):
@@ -390,7 +386,7 @@ def test_foreign_inception_weights_are_refused_and_execute_nothing(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     for name in ("bomb.pth", "other.pth", "text.pth"):
         with pytest.raises(UserError, match=f"--inception_weights .*{name}: not torch-fidelity's"):
-            Inception(tmp_path / name, tmp_path, CPU)
+            Inception(tmp_path / name, CPU)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -489,6 +485,47 @@ def test_report_json_is_plain_and_holds_what_the_table_shows(report):
     assert results["fidelity_inception"] is None
     rows = {name: row for name, *row in gain_rows({BASELINE: results["gain"][BASELINE]})}
     assert rows[BASELINE][0].startswith(f"{100 * results['gain'][BASELINE]['accuracy']:.1f}")
+
+
+def test_a_second_run_measures_only_what_changed(folders, tmp_path, monkeypatch):
+    measures = ("features", "nearest", "compare", "kinematics", "spectra_difference_db")
+    called = Counter()
+    for name in measures:
+        original = getattr(measuring, name)
+
+        def counted(*arguments, name=name, original=original):
+            called[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(measuring, name, counted)
+    for part in ("real", "held", "synthetic"):
+        shutil.copytree(folders / part, tmp_path / part)
+    flags = [flag for part in ("real_train", "real_test") for flag in (f"--{part}", tmp_path / part.split("_")[1])]
+    (tmp_path / "real").rename(tmp_path / "train")
+    (tmp_path / "held").rename(tmp_path / "test")
+    report = tmp_path / "report"
+
+    def again() -> dict:
+        called.clear()
+        assert run(*flags, "--synthetic", tmp_path / "synthetic", "--output_dir", report) == 0
+        return json.loads((report / "report.json").read_text())
+
+    first = again()
+    everything = dict(called)
+    assert set(everything) == set(measures)
+    assert again() == first and not called, "a run that changed nothing measured again"
+
+    changed = next((tmp_path / "synthetic").rglob("*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(changed))).save(changed)
+    assert again() != first
+    # Once for each of three networks, twice for each sense of near: the synthetic images alone.
+    assert called["features"] == 3 and called["nearest"] == 2
+    assert called["kinematics"] == 1 and called["spectra_difference_db"] == 1
+    assert called["compare"] < everything["compare"] / 2 + 1, "floors were measured again"
+
+    (report / "figures.safetensors").write_bytes(b"torn")
+    again()
+    assert dict(called) == everything
 
 
 def test_one_data_set_is_judged_by_its_saved_parts(tmp_path):
