@@ -160,7 +160,7 @@ def _distance_figure(pairs: dict[str, tuple[Tensor, Tensor]]) -> str:
         axes.hist(held_out.numpy(), edges, density=True, alpha=0.6, label="held-out real")
         axes.hist(synthetic.numpy(), edges, density=True, alpha=0.6, label="synthetic")
         axes.set_xlabel(unit)
-    figure.axes[0].legend(fontsize=8)
+    figure.axes[0].legend(fontsize=8, loc="upper right")
     figure.tight_layout()
     return _figure(figure)
 
@@ -183,7 +183,7 @@ def _spectra_figure(curves: dict[str, tuple[Tensor, Tensor]]) -> str:
             axes.plot(np.linspace(0, 0.5, len(spectra[number])), spectra[number], label=name)
         axes.axhspan(-1, 1, alpha=0.12, color="tab:green")
         axes.set(title=axis, xlabel="cycles / pixel", ylabel="dB over real", ylim=(-8, 5))
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower left")
     figure.tight_layout()
     return _figure(figure)
 
