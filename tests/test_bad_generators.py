@@ -6,15 +6,15 @@ The generators and the figures are those of ``benchmarks/bad_generators.py``, wh
 from __future__ import annotations
 
 import pytest
-import simulate
 import torch
+
+import simulate
+from benchmarks.bad_generators import CPU, Row, figures, generators
 from evaluation.gain import Judge, Study
 from evaluation.images import from_folder
 from radar.metadata import RadarMetadata
 from spectrograms.listing import list_images
 from spectrograms.survey import make_contract
-
-from benchmarks.bad_generators import CPU, Row, figures, generators
 
 STEPS = 60
 FALLS = {
