@@ -6,7 +6,6 @@ Legend: B batch, C channels, K classes, F features.
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -174,15 +173,14 @@ def batches_of(
     batch_size: int,
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None,
 ) -> Batch:
-    """A function that draws batches: half real and half synthetic where both are given, then augmented."""
+    """A function that draws batches from real and synthetic images alike, as if their files lay in one folder."""
     sources = [source for source in (real, synthetic) if source is not None]
-    share = math.ceil(batch_size / len(sources))
+    pool = torch.cat([source.images for source in sources])
+    of_pool = torch.cat([source.labels for source in sources])
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        picks = [torch.randint(len(source), (share,), generator=generator) for source in sources]
-        images = torch.cat([source.images[pick] for source, pick in zip(sources, picks, strict=True)])
-        labels = torch.cat([source.labels[pick] for source, pick in zip(sources, picks, strict=True)])
-        targets = functional.one_hot(labels, num_classes).float()
+        pick = torch.randint(len(pool), (batch_size,), generator=generator)
+        images, targets = pool[pick], functional.one_hot(of_pool[pick], num_classes).float()
         return augment(images, targets, generator) if augment else (images, targets)
 
     return draw

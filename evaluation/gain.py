@@ -43,7 +43,7 @@ ARMS = {
     "synthetic": (False, True, False),
 }
 BASELINE = "real + classical"
-TRAINING_VERSION = 2  # raised when the same arm would be trained otherwise: cached results then count no more
+TRAINING_VERSION = 3  # raised when the same arm would be trained otherwise: cached results then count no more
 
 
 @dataclass(frozen=True)

@@ -222,12 +222,13 @@ def test_blur_lacks_high_frequencies_by_its_own_transfer_function():
     assert np.ptp(columns[2:]) < 0.7
 
 
-def test_mixed_batches_are_half_synthetic():
-    real, synthetic = image_set(10, 0), image_set(500, 1)
+def test_mixed_batches_draw_from_all_images_alike():
+    real, synthetic = image_set(100, 0), image_set(300, 1)
     synthetic.images[:] = 1.0
-    images, targets = batches_of(real, synthetic, 2, 64, None)(torch.Generator().manual_seed(0))
-    assert len(images) == len(targets) == 64
-    assert (images.flatten(1) == 1).all(1).sum() == 32
+    images, targets = batches_of(real, synthetic, 2, 4000, None)(torch.Generator().manual_seed(0))
+    assert len(images) == len(targets) == 4000
+    made = (images.flatten(1) == 1).all(1).sum().item()
+    assert abs(made - 3000) < 5 * math.sqrt(4000 * 0.75 * 0.25)  # binomial
 
 
 def test_classical_augmentation_keeps_form_range_and_probabilities():
