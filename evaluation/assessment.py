@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from evaluation.images import ImageSet
 from evaluation.inception import Inception
 from evaluation.measuring import Measuring
 from evaluation.memory import FigureMemory
-from evaluation.novelty import novelty, points_of_features, points_of_images
+from evaluation.novelty import Nearest, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
 from radar.metadata import RadarMetadata
 from training.checkpoint import save_json
@@ -51,47 +52,16 @@ def assess(
         what ``report.json`` holds.
     """
     classes = len(contract.classes)
-    judge = study.judge
+    device = study.judge.device
     study.run()
     classifier = study.classifier_of_real()
+    agreement = confusion(synthetic.labels, predict(classifier, synthetic.images, device), classes)
+    on_held_out = confusion(held_out.labels, predict(classifier, held_out.images, device), classes)
+    found = _compare(real, held_out, synthetic, contract.classes, radar, study, folder, inception)
     table = study.table(None)
-    agreement = confusion(synthetic.labels, predict(classifier, synthetic.images, judge.device), classes)
-    on_held_out = confusion(held_out.labels, predict(classifier, held_out.images, judge.device), classes)
-    halves = study.classifiers_of_halves()
-    spaces = len(halves) + (inception is not None)
-    total = 3 * (1 + spaces) + 6 + 2 * spaces * (classes + 1) + 3 + 2  # of all calls to ``measuring``
-    with tqdm(total=total, desc="judging", unit="figure") as bar, FigureMemory(folder, bar) as memory:
-        measuring = Measuring(memory, judge.device)
-        parts = (synthetic, real, held_out)
-        pixels = [points_of_images(part.images) for part in parts]
-        copied, near_synthetic, near_held_out = novelty(*pixels, measuring.nearest)
-        learned = [measuring.features(classifier, part.images) for part in parts]
-        points = [points_of_features(part, learned[1]) for part in learned]
-        copied["in_features"], *near_in_features = novelty(*points, measuring.nearest)
-        seen = [
-            [(measuring.features(network, part.images), part.labels) for part in (others, held_out, synthetic)]
-            for network, others in halves
-        ]
-        fidelity_learned = _fidelity(seen, contract.classes, measuring)
-        fidelity_inception = None
-        if inception is not None:
-            known = [(measuring.features(inception, part.images), part.labels) for part in (real, held_out, synthetic)]
-            fidelity_inception = _fidelity([known], contract.classes, measuring)
-        motion = physics(real, held_out, synthetic, contract.classes, radar, measuring.kinematics)
-        spectra = {
-            "synthetic": measuring.spectra(synthetic.images, real.images),
-            "held-out real (the floor)": measuring.spectra(held_out.images, real.images),
-        }
-        bar.total = bar.n  # a class that a part lacks was passed over
     results: dict[str, Any] = {
         "headline": headline(table),
-        "setting": (
-            f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
-            f"{classes} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier {judge.network}, "
-            f"{judge.steps} steps of {judge.batch_size} images, {len(study.seeds)} seeds. Classical augmentation: "
-            f"{study.recipes[None]}, the best of {len(RECIPES)} by cross-validation on the real training images. "
-            f"{_test_noise(table, len(held_out))}{_absent(synthetic, contract)}"
-        ),
+        "setting": _setting(real, held_out, synthetic, contract, study),
         "classes": list(contract.classes),
         "gain": table,
         "classical": {"all" if k is None else str(k): recipe for k, recipe in study.recipes.items()},
@@ -103,24 +73,85 @@ def assess(
             "synthetic_per_class": right_per_class(agreement),
             "held_out_per_class": right_per_class(on_held_out),
         },
-        "novelty": copied,
-        "fidelity": fidelity_learned,
-        "fidelity_inception": fidelity_inception,
-        "physics": motion,
-        "spectra_db": {name: [part.tolist() for part in pair] for name, pair in spectra.items()},
+        **found.results,
+        "spectra_db": {name: [part.tolist() for part in pair] for name, pair in found.spectra.items()},
     }
     save_json(_plain(results), folder / "report.json")
     report.grid(real, synthetic, contract, folder / "grid.png")
-    nearest = {"pixel by pixel": near_synthetic, "in a classifier's features": near_in_features[0]}
+    nearest = {"pixel by pixel": found.near[0], "in a classifier's features": found.near_in_features[0]}
     report.closest_pairs(synthetic, real, nearest, contract, folder / "closest.png")
     figures = {
         "matrices": [("synthetic images", agreement), ("held-out real images", on_held_out)],
-        "distances": (near_synthetic.distance, near_held_out.distance),
-        "distances_in_features": tuple(near.distance for near in near_in_features),
-        "spectra": spectra,
+        "distances": tuple(near.distance for near in found.near),
+        "distances_in_features": tuple(near.distance for near in found.near_in_features),
+        "spectra": found.spectra,
     }
     report.write_page(results, figures, contract, folder)
     return results
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What sets of images say of each other, without a classifier's gain.
+
+    Attributes:
+        results: novelty, fidelity and physics, as ``report.json`` holds them.
+        near, near_in_features: nearest training images of the synthetic and of the held-out images.
+        spectra: texture against that of real training images, by name of the set.
+    """
+
+    results: dict[str, Any]
+    near: tuple[Nearest, Nearest]
+    near_in_features: tuple[Nearest, Nearest]
+    spectra: dict[str, tuple[Tensor, Tensor]]
+
+
+def _compare(
+    real: ImageSet,
+    held_out: ImageSet,
+    synthetic: ImageSet,
+    classes: tuple[str, ...],
+    radar: RadarMetadata | None,
+    study: Study,
+    folder: Path,
+    inception: Inception | None,
+) -> Comparison:
+    classifier, halves = study.classifier_of_real(), study.classifiers_of_halves()
+    spaces = len(halves) + (inception is not None)
+    total = 3 * (1 + spaces) + 6 + 2 * spaces * (len(classes) + 1) + 3 + 2  # of all calls to ``measuring``
+    with tqdm(total=total, desc="judging", unit="figure") as bar, FigureMemory(folder, bar) as memory:
+        measuring = Measuring(memory, study.judge.device)
+        parts = (synthetic, real, held_out)
+        copied, *near = novelty(*(points_of_images(part.images) for part in parts), measuring.nearest)
+        learned = [measuring.features(classifier, part.images) for part in parts]
+        points = [points_of_features(part, learned[1]) for part in learned]
+        copied["in_features"], *near_in_features = novelty(*points, measuring.nearest)
+        seen = [
+            [(measuring.features(network, part.images), part.labels) for part in (others, held_out, synthetic)]
+            for network, others in halves
+        ]
+        results = {"novelty": copied, "fidelity": _fidelity(seen, classes, measuring), "fidelity_inception": None}
+        if inception is not None:
+            known = [(measuring.features(inception, part.images), part.labels) for part in (real, held_out, synthetic)]
+            results["fidelity_inception"] = _fidelity([known], classes, measuring)
+        results["physics"] = physics(real, held_out, synthetic, classes, radar, measuring.kinematics)
+        spectra = {
+            "synthetic": measuring.spectra(synthetic.images, real.images),
+            "held-out real (the floor)": measuring.spectra(held_out.images, real.images),
+        }
+        bar.total = bar.n  # a class that a part lacks was passed over
+    return Comparison(results, tuple(near), tuple(near_in_features), spectra)
+
+
+def _setting(real: ImageSet, held_out: ImageSet, synthetic: ImageSet, contract: DataContract, study: Study) -> str:
+    judge = study.judge
+    return (
+        f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
+        f"{len(contract.classes)} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier "
+        f"{judge.network}, {judge.steps} steps of {judge.batch_size} images, {len(study.seeds)} seeds. Classical "
+        f"augmentation: {study.recipes[None]}, the best of {len(RECIPES)} by cross-validation on the real training "
+        f"images. {_test_noise(study.table(None), len(held_out))}{_absent(synthetic, contract)}"
+    )
 
 
 def _fidelity(
