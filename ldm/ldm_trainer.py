@@ -20,7 +20,7 @@ from ldm.diffusion import diffusion_loss, drop_labels, noise_schedule, spread_ti
 from ldm.latents import CachedLatents, LatentNormaliser, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
 from training import pictures
-from training.loop import SavedParts, check_finite, check_gradient
+from training.loop import SavedParts, check_finite, check_gradient, scale_of
 from training.order import EpochOrder, mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from vqvae import utils
@@ -155,7 +155,8 @@ class LDMTask(SavedParts):
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.average.step(self.raw_unet.parameters())
-        return {"loss": loss.detach(), "gradient_norm": norm, "lr": torch.tensor(self.schedule.get_last_lr()[0])}
+        rate = torch.tensor(self.schedule.get_last_lr()[0])
+        return {"loss": loss.detach(), "gradient_norm": norm, "lr": rate, **scale_of(self.accelerator.scaler)}
 
     def _loss(self, unet: Any, latents: Tensor, labels: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         device = self.accelerator.device

@@ -301,6 +301,44 @@ def test_a_loss_that_is_no_number_stops_before_the_optimiser(trained, tmp_path, 
     assert torch.load(tmp_path / "state_last.pt", weights_only=True)["step"] == 4
 
 
+def poison(monkeypatch, steps: set[int]) -> None:
+    """Make the L1 term of these steps (from 1) no number."""
+    from vqvae.vqgan_trainer import VQGANTask
+
+    inner = VQGANTask.train_step
+
+    def train_step(task, batch, step):
+        if step + 1 not in steps:
+            return inner(task, batch, step)
+        images, labels = batch
+        return inner(task, (images * float("nan"), labels), step)
+
+    monkeypatch.setattr(VQGANTask, "train_step", train_step)
+
+
+def test_a_step_may_be_skipped_and_is_counted_across_a_stop(trained, tmp_path, monkeypatch, capsys):
+    flags = ("--on_nonfinite", "skip", "--logging_steps", "1", "--save_steps", "1")
+    poison(monkeypatch, {3, 5})
+    assert run_vqgan(trained.data, tmp_path / "whole", *flags) == 0
+    assert "step 3: l1 is nan; the step was skipped (1 so far)" in capsys.readouterr().err
+    skipped = {line["step"]: line.get("train/skipped_steps") for line in metrics(tmp_path / "whole")}
+    assert [skipped[step] for step in (2, 3, 4, 5, 6)] == [None, 1, 1, 2, 2]
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        assert run_vqgan(trained.data, tmp_path / "parts", *flags) == 128 + signal.SIGTERM
+    assert run_vqgan(trained.data, tmp_path / "parts", *flags) == 0
+    whole, parts = (torch.load(tmp_path / name / "state_last.pt", weights_only=True) for name in ("whole", "parts"))
+    assert parts["skipped"] == whole["skipped"] == 2
+    assert states_equal(whole["task"]["model"], parts["task"]["model"]), "a skipped step broke the resume"
+
+
+def test_skipping_ends_where_it_is_no_longer_a_batch(trained, tmp_path, monkeypatch):
+    poison(monkeypatch, set(range(3, 100)))
+    with pytest.raises(UserError, match=r"step 13: l1 is nan, 11 steps so far; stopped"):
+        run_vqgan(trained.data, tmp_path, "--on_nonfinite", "skip", "--epochs", "9")
+
+
 def test_memory_that_runs_out_says_which_flags_lower_it(trained, tmp_path, monkeypatch):
     from vqvae.vqgan_trainer import VQGANTask
 

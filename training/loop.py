@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from errors import UserError
 from training import checkpoint, pictures
+from training.health import Health
 from training.order import EpochOrder
 from training.run_folder import RunFolder
 from training.stopping import StopRequest
@@ -49,6 +50,11 @@ def check_finite(terms: dict[str, Tensor]) -> None:
             raise NonFiniteError(name, float(value))
 
 
+def scale_of(scaler: torch.amp.GradScaler | None) -> dict[str, Tensor]:
+    """The factor by which fp16 gradients are enlarged, for the log; nothing in other precisions."""
+    return {} if scaler is None else {"fp16_scale": torch.tensor(scaler.get_scale())}
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a GPU's or the CPU's memory ran out; for the latter torch has no class of its own."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
@@ -80,6 +86,9 @@ class Task(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` gave."""
 
+    def drop_gradients(self) -> None:
+        """Forget the gradients of a step that was given up."""
+
     def export(self, epoch: int) -> dict[str, Any]:
         """The self-contained inference checkpoint."""
 
@@ -100,6 +109,13 @@ class SavedParts:
         for name, part in self._saved().items():
             part.load_state_dict(state[name])
 
+    def drop_gradients(self) -> None:
+        for part in self.parts().values():
+            if isinstance(part, torch.optim.Optimizer):
+                part.zero_grad(set_to_none=True)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update(self.accelerator.scaler.get_scale())  # it had taken note of the gradients
+
     def _saved(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
         return self.parts() if scaler is None else {**self.parts(), "scaler": scaler}
@@ -116,6 +132,7 @@ class LoopOptions:
         save_epochs: epochs between inference checkpoints (and training states).
         save_steps: steps between training states in mid-epoch; 0 for none.
         keep: training states and inference checkpoints that stay on the disk, the newest ones.
+        on_nonfinite: ``"stop"`` or ``"skip"``, what to do with a step whose loss or gradient is no number.
     """
 
     epochs: int
@@ -124,6 +141,11 @@ class LoopOptions:
     save_epochs: int = 10
     save_steps: int = 0
     keep: int = 3
+    on_nonfinite: str = "stop"
+
+
+SKIPPED_IN_A_ROW = 10  # steps that may be skipped one after the other: then it is not the batches
+SKIPPED_SHARE = 0.01  # of the run's steps, or that many in a row if that is more
 
 
 class TrainingLoop:
@@ -156,6 +178,9 @@ class TrainingLoop:
         self.step = 0
         self._saved_at = -1
         self._best: tuple[float, int] = (math.inf, 0)  # decisive figure, epoch
+        self._skipping = options.on_nonfinite == "skip"
+        self._skipped = self._skipped_in_a_row = 0
+        self._health = Health()
 
     @property
     def total_steps(self) -> int:
@@ -179,6 +204,7 @@ class TrainingLoop:
         self.step = self._saved_at = state["step"]
         self.task.load_state_dict(state["task"])
         self._best = tuple(state.get("best", self._best))
+        self._skipped = state.get("skipped", 0)
         torch.set_rng_state(state["random"]["cpu"])
         if torch.cuda.is_available() and state["random"]["cuda"]:
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
@@ -216,11 +242,10 @@ class TrainingLoop:
     def _one_step(self, batch: Any, epoch: int, bar: tqdm) -> None:
         try:
             values = self.task.train_step(batch, self.step)
+            self._skipped_in_a_row = 0
         except NonFiniteError as error:
-            raise UserError(
-                f"step {self.step + 1}: {error}; stopped before the optimiser used it. The last good state is "
-                f"{self._last_state()}. Try a lower --lr, --mixed_precision no, or a lower weight of that term"
-            ) from error
+            self._skip(error, bar)
+            values = {}
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -234,7 +259,10 @@ class TrainingLoop:
         bar.update()
         if self.step % self.options.logging_steps == 0 or self.step == self.total_steps:
             logged = {name: float(value) for name, value in values.items()}
+            if self._skipped:
+                logged["skipped_steps"] = self._skipped
             self._log({f"train/{name}": value for name, value in logged.items()}, epoch)
+            self._warn(self._health.of_training(logged), bar)
             bar.set_postfix({name: f"{value:.3g}" for name, value in list(logged.items())[:5]})
         ended = self.step % len(self.order) == 0
         last = self.step == self.total_steps
@@ -245,6 +273,28 @@ class TrainingLoop:
             self.save()
         elif self.options.save_steps and self.step % self.options.save_steps == 0:
             self.save()
+
+    def _skip(self, error: NonFiniteError, bar: tqdm) -> None:
+        """Give the step up, where that is asked for and has not happened too often.
+
+        Raises:
+            UserError: it is not, or has.
+        """
+        self._skipped += 1
+        self._skipped_in_a_row += 1
+        allowed = max(SKIPPED_IN_A_ROW, int(SKIPPED_SHARE * self.total_steps))
+        if not self._skipping or self._skipped_in_a_row > SKIPPED_IN_A_ROW or self._skipped > allowed:
+            often = f", {self._skipped} steps so far" if self._skipping else ""
+            raise UserError(
+                f"step {self.step + 1}: {error}{often}; stopped before the optimiser used it. The last good state is "
+                f"{self._last_state()}. Try a lower --lr, --mixed_precision no, or a lower weight of that term"
+            ) from error
+        self.task.drop_gradients()
+        self._warn([f"step {self.step + 1}: {error}; the step was skipped ({self._skipped} so far)"], bar)
+
+    def _warn(self, messages: list[str], bar: tqdm) -> None:
+        for message in messages:
+            bar.write(f"warning: {message}", file=sys.stderr)
 
     def _last_state(self) -> str:
         return str(self.folder.state_path) if self.folder.state_path.exists() else "none yet"
@@ -261,6 +311,7 @@ class TrainingLoop:
             file=sys.stdout,
         )
         sys.stdout.flush()
+        self._warn(self._health.of_validation(figures), bar)
         for name, path in self.task.draw(self.folder.pictures, epoch + 1).items():
             self.tracker.picture(name, path, self.step)
 
@@ -291,6 +342,7 @@ class TrainingLoop:
             "steps_per_epoch": len(self.order),
             "task": self.task.state_dict(),
             "best": list(self._best),
+            "skipped": self._skipped,
             "random": {
                 "cpu": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

@@ -14,6 +14,7 @@ MAY_CHANGE = {
     "logging_steps",
     "save_epochs",
     "save_steps",
+    "on_nonfinite",
     "validation_epochs",
     "keep_checkpoints",
     "use_wandb",
@@ -44,6 +45,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str
     group.add_argument("--save_epochs", type=positive_int, default=10, help="epochs between checkpoints")
     group.add_argument("--save_steps", type=count, default=0, help="steps between training states; 0: epochs only")
     group.add_argument("--keep_checkpoints", type=integer(1), default=3, help="newest checkpoints kept of each kind")
+    group.add_argument(
+        "--on_nonfinite", choices=("stop", "skip"), default="stop", help="at a loss or gradient that is no number"
+    )
     group.add_argument("--use_wandb", action="store_true", help="also log to Weights & Biases (offline without a key)")
     group.add_argument("--wandb_project", default=project, help="project there")
     group.add_argument("--wandb_name", default=None, help="run's name there (default: chosen by wandb)")
@@ -112,6 +116,7 @@ def run_task(task: Any, order: Any, batches: Any, folder: Any, args: argparse.Na
         save_epochs=args.save_epochs,
         save_steps=args.save_steps,
         keep=args.keep_checkpoints,
+        on_nonfinite=args.on_nonfinite,
     )
     if args.use_wandb:
         tracker = WandbTracker(args.wandb_project, args.wandb_name, args.output_dir, plain(args))

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from dataset import DataContract, tensor_to_images
 from training import pictures
-from training.loop import SavedParts, check_finite, check_gradient
+from training.loop import SavedParts, check_finite, check_gradient, scale_of
 from training.order import mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from vqvae import utils
@@ -191,7 +191,7 @@ class VQGANTask(SavedParts):
         logged["gradient_norm"] = norm
         if step >= self.critic_start:
             logged |= self._critic_step(images, output.sample.detach(), step)
-        return logged | {"lr": torch.tensor(self.schedule.get_last_lr()[0])}
+        return logged | {"lr": torch.tensor(self.schedule.get_last_lr()[0])} | scale_of(self.accelerator.scaler)
 
     def _calibration_vectors(self) -> Tensor:
         with torch.no_grad():
@@ -281,12 +281,14 @@ class VQGANTask(SavedParts):
         pictures.spectra_plot(*(part.numpy() for part in self._spectra), spectra)
         return {"reconstructions": sheet, "spectra": spectra}
 
+    def state_dict(self) -> dict[str, Any]:
+        awake = self.critic_schedule.last_epoch > 0
+        return {**super().state_dict(), "critic_began": self.critic_start if awake else self.total_steps}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         # A run that goes on with more epochs must not put a critic to sleep that was awake already.
-        critic_steps = self.critic_schedule.last_epoch
-        if critic_steps > 0:
-            self._critic_began = self.schedule.last_epoch - critic_steps
+        self._critic_began = state["critic_began"]
 
     def parts(self) -> dict[str, Any]:
         return {
