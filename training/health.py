@@ -57,6 +57,6 @@ class Health:
         if self._overflows != OVERFLOWS:
             return []
         return [
-            f"fp16 overflows: the gradients' scale fell in {OVERFLOWS} logged lines one after the other, to {scale:.3g}. "
-            "Try --mixed_precision bf16, or a lower --lr"
+            f"fp16 overflows: the gradients' scale fell in {OVERFLOWS} logged lines one after the other, to "
+            f"{scale:.3g}. Try --mixed_precision bf16, or a lower --lr"
         ]
