@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from training.arguments import (
     Parser,
@@ -51,6 +53,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--attention_levels", type=count, default=2, help="coarsest levels that have self-attention")
     group.add_argument("--dropout", type=real(0, 0.9), default=0.0, help="in the UNet's residual blocks")
     group.add_argument("--norm_num_groups", type=positive_int, default=32, help="groups of the norms; divide widths")
+
+    group.add_argument(
+        "--init_from",
+        type=existing_file,
+        default=None,
+        help="begin with this stage 2's weights; classes by their names",
+    )
 
     group = parser.add_argument_group("training")
     group.add_argument("--batch_size", type=positive_int, default=4, help="latents per step")
@@ -154,6 +163,8 @@ def train(args: argparse.Namespace) -> int:
             args.dropout,
             args.norm_num_groups,
         )
+        if args.init_from is not None:
+            begin_with(unet, args.init_from, list(contract.classes))
         order = EpochOrder(len(cached.train), args.batch_size, args.seed)
         options = LDMOptions(**{name: getattr(args, name) for name in LDMOptions.__dataclass_fields__})
         task = LDMTask(
@@ -175,6 +186,21 @@ def train(args: argparse.Namespace) -> int:
             flush=True,
         )
         return run_task(task, order, task.batches(order), folder, args)
+
+
+def begin_with(unet: Any, path: Path, classes: list[str]) -> None:
+    """Give ``unet`` the weights of the stage 2 checkpoint at ``path``, whose classes may be others.
+
+    Raises:
+        UserError: no such checkpoint, or one of another form.
+    """
+    from ldm.generation import load_ldm
+    from training.warm_start import CLASS_TABLE, fitted_classes, take_weights
+
+    pipeline, _ = load_ldm(path)
+    weights = pipeline.unet.state_dict()
+    weights[CLASS_TABLE] = fitted_classes(weights[CLASS_TABLE], pipeline.class_names, classes)
+    take_weights(unet, weights, path, "latent channels and widths of the UNet")
 
 
 if __name__ == "__main__":

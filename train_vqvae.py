@@ -58,6 +58,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--disc_channels", type=integer(4), default=64, help="width of the critic's first layer")
     group.add_argument("--disc_layers", type=integer(1, 6), default=3, help="strided layers of the critic")
 
+    group.add_argument(
+        "--init_from", type=existing_file, default=None, help="begin with this stage 1's weights, its codes apart"
+    )
+
     group = parser.add_argument_group("training")
     group.add_argument("--batch_size", type=positive_int, default=8, help="images per step")
     group.add_argument("--epochs", type=positive_int, default=300, help="passes over the training images")
@@ -127,9 +131,11 @@ def train(args: argparse.Namespace) -> int:
     from training.checkpoint import digest
     from training.loader import calibration_images, fixed_loader, training_batches
     from training.order import EpochOrder
+    from training.warm_start import take_weights
     from vqvae.custom_vqgan import CustomVQGAN
     from vqvae.discriminator import PatchDiscriminator
     from vqvae.losses import load_lpips
+    from vqvae.utils import load_vqgan
     from vqvae.vqgan_trainer import VQGANOptions, VQGANTask
 
     accelerator = make_accelerator(args.device, args.mixed_precision)
@@ -158,6 +164,10 @@ def train(args: argparse.Namespace) -> int:
         norm_num_groups=args.norm_num_groups,
         mid_block_add_attention=not args.no_mid_attention,
     )
+    if args.init_from is not None:
+        learned = load_vqgan(args.init_from)[0].state_dict()  # its codes belong to the data it was trained on
+        weights = {name: tensor for name, tensor in learned.items() if not name.startswith("quantize.")}
+        take_weights(model, weights, args.init_from, "--in_channels, --latent_channels and widths of the model")
     critic = PatchDiscriminator(args.out_channels, args.disc_channels, args.disc_layers)
     order = EpochOrder(len(data.train), args.batch_size, args.seed)
     options = VQGANOptions(**{name: getattr(args, name) for name in VQGANOptions.__dataclass_fields__})

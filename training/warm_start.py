@@ -1,0 +1,49 @@
+"""Begin with weights that were trained on other data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from errors import UserError
+
+CLASS_TABLE = "class_embedding.weight"  # of diffusers' UNet2DModel; the last row is "no class"
+
+
+def take_weights(module: nn.Module, weights: dict[str, Tensor], source: Path, flags: str) -> None:
+    """Copy ``weights`` into ``module``; what they do not name keeps its values.
+
+    Args:
+        module: freshly built.
+        weights: by name, of a module of the same form.
+        source: the file they come from.
+        flags: those that decide the form, for the message.
+
+    Raises:
+        UserError: a tensor that ``module`` has not, or has in another shape.
+    """
+    own = module.state_dict()
+    for name, tensor in weights.items():
+        if name not in own or own[name].shape != tensor.shape:
+            here = tuple(own[name].shape) if name in own else "not there"
+            raise UserError(
+                f"--init_from {source}: its {name} is {tuple(tensor.shape)}, here it would be {here}: both need the "
+                f"same {flags}"
+            )
+    module.load_state_dict({**own, **weights})
+
+
+def fitted_classes(table: Tensor, known: list[str], wanted: list[str]) -> Tensor:
+    """Class embeddings in another order: classes by their name, "no class" last, and as that every unknown one.
+
+    Args:
+        table: (len(known) + 1, F).
+        known, wanted: names of classes, by label.
+
+    Returns:
+        (len(wanted) + 1, F).
+    """
+    rows = [known.index(name) if name in known else len(known) for name in wanted]
+    return table[torch.tensor([*rows, len(known)])].clone()
