@@ -203,11 +203,11 @@ def fidelity_rows(fidelity: dict[str, Any]) -> list[list[str]]:
     """Fidelity and diversity as rows of text: name, synthetic, floor."""
     rows = []
     for key, name in FIDELITY_NAMES.items():
-        cells = [_figure_text(fidelity[side][key]) for side in ("synthetic", "floor")]
+        sides = (fidelity["synthetic"], fidelity["floor"])
+        cells = [_figure_text(key, side[key]) for side in sides]
         if key == "kernel":
             cells = [
-                f"{cell} ± {_figure_text(fidelity[side]['kernel_sd'])}"
-                for cell, side in zip(cells, ("synthetic", "floor"), strict=True)
+                f"{cell} ± {_figure_text(key, side['kernel_sd'])}" for cell, side in zip(cells, sides, strict=True)
             ]
         rows.append([name, *cells])
     return rows
@@ -220,7 +220,7 @@ def _fidelity_class_rows(per_class: dict[str, dict[str, Any] | None]) -> list[li
             rows.append([name, "0", *["-"] * 6])
             continue
         sides = (found["synthetic"], found["floor"])
-        figures = [_figure_text(side[key]) for key in ("kernel", "precision", "coverage") for side in sides]
+        figures = [_figure_text(key, side[key]) for key in ("kernel", "precision", "coverage") for side in sides]
         rows.append([name, str(found["images"]), *figures])
     return rows
 
@@ -235,8 +235,9 @@ def _inception(found: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _figure_text(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4g}"
+def _figure_text(key: str, value: float) -> str:
+    decimals = {"kernel": 4, "frechet": 3}.get(key, 2)  # the others are shares, or near 1
+    return "-" if np.isnan(value) else f"{value:.{decimals}f}"
 
 
 def _ratio_figure(physics: dict[str, Any]) -> str:
