@@ -5,8 +5,9 @@
 
 Every draw chooses k images (or whole runs of windows) of each class, and everything that learns sees these alone: both
 stages, and the classifiers of every arm, which are then scored on the same test images. Differences are paired by
-draw. Further flags of the scripts go through ``--vqvae``, ``--ldm``, ``--sample`` and ``--evaluate``, each as one
-quoted string. What a draw has done already is not done again.
+draw. ``--init_from demo``, a folder that ``make demo`` wrote, lets both stages begin with what they learned of
+simulated motion, which costs no measurement. Further flags of the scripts go through ``--vqvae``, ``--ldm``,
+``--sample`` and ``--evaluate``, each as one quoted string. What a draw has done already is not done again.
 """
 
 from __future__ import annotations
@@ -57,6 +58,17 @@ def epochs(steps: int, images: int) -> int:
     return max(1, round(steps * BATCH / images))
 
 
+def schedule(steps: int, images: int) -> list[object]:
+    """Flags for about ``steps`` steps, with a look at held-out images after every tenth of them."""
+    number = epochs(steps, images)
+    return ["--epochs", number, "--validation_epochs", max(1, number // 10)]
+
+
+def begun(folder: Path | None, stage: str, stem: str) -> list[object]:
+    """Flags that begin with the weights that ``make demo`` left in ``folder``, if any."""
+    return ["--init_from", newest(folder / stage, stem)] if folder else []
+
+
 def run(script: str, *flags: object) -> None:
     """Run one of the project's scripts; its own words are shown."""
     command = [sys.executable, str(ROOT / script), *map(str, flags)]
@@ -80,13 +92,16 @@ def draw(args: argparse.Namespace, paths: list[str], folder: Path, seed: int) ->
         size = ["--image_size", args.image_size]
         kept = ["--keep_checkpoints", 1, "--seed", seed, "--batch_size", BATCH]
         stage1, stage2 = folder / "vqgan", folder / "ldm"
-        flags = ["--epochs", epochs(args.vqvae_steps, len(paths)), *shlex.split(args.vqvae)]
+        begin = begun(args.init_from, "vqgan", "vqgan")
+        flags = [*schedule(args.vqvae_steps, len(paths)), *begin, *shlex.split(args.vqvae)]
         run("train_vqvae.py", *data, *split, *form, *size, *kept, "--output_dir", stage1, *flags)
-        flags = ["--epochs", epochs(args.ldm_steps, len(paths)), *shlex.split(args.ldm)]
+        begin = begun(args.init_from, "ldm", "ldm")
+        flags = [*schedule(args.ldm_steps, len(paths)), *begin, *shlex.split(args.ldm)]
         run("train_ldm.py", *data, *kept, "--vqgan_path", newest(stage1, "vqgan"), "--output_dir", stage2, *flags)
         best = stage2 / "ldm_best.pt"
         source = best if best.exists() else newest(stage2, "ldm")
-        made = ["--output_dir", folder / "augmented", "--seed", seed]
+        number = round(len(paths) / len({Path(path).parent for path in paths}))
+        made = ["--samples_per_class", number, "--output_dir", folder / "augmented", "--seed", seed]
         run("sample.py", "--ldm_path", source, *made, *shlex.split(args.sample))
         sets = ["--real_train", folder / "data", "--real_test", args.real_test, "--synthetic", folder / "augmented"]
         judged = [*(form if args.colormap else []), *size, "--output_dir", folder / "report"]
@@ -129,11 +144,12 @@ def measure() -> int:
     parser.add_argument("--image_size", type=positive_int, default=64, help="pixels a side")
     parser.add_argument("--seeds", type=positive_int, default=3, help="draws")
     parser.add_argument("--output_dir", type=Path, default=Path("protocol"), help="a folder for every draw")
+    parser.add_argument("--init_from", type=existing_dir, help="begin with the weights of make demo in this folder")
     parser.add_argument("--vqvae_steps", type=positive_int, default=500, help=f"about so many steps of {BATCH} images")
     parser.add_argument("--ldm_steps", type=positive_int, default=2000, help=f"about so many steps of {BATCH} images")
     parser.add_argument("--vqvae", default=SMALL, help="further flags of train_vqvae.py")
     parser.add_argument("--ldm", default=SMALL_LDM, help="further flags of train_ldm.py")
-    parser.add_argument("--sample", default="--samples_per_class 50", help="further flags of sample.py")
+    parser.add_argument("--sample", default="", help="further flags of sample.py; as many images as real ones if none")
     parser.add_argument("--evaluate", default="--classifier small", help="further flags of evaluate.py")
     args = parser.parse_args()
     if args.runs and not args.run_gap:
