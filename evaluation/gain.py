@@ -332,6 +332,8 @@ def headline(table: dict[str, dict]) -> str:
     against = f"against real + classical augmentation ({100 * table[BASELINE]['accuracy']:.1f}% accuracy)"
     if np.isnan(half):
         return f"With one seed only: adding the synthetic images changes accuracy by {points:+.1f} points {against}."
+    if half == 0:  # not certainty, but a test set too small to tell the seeds apart
+        return f"No seed differs: adding the synthetic images changes accuracy by {points:+.1f} points {against}."
     sure = f"{points:+.1f} points, 95% interval {points - half:+.1f} to {points + half:+.1f}, {against}"
     if points - half > 0:
         return f"The synthetic images help: {sure}."

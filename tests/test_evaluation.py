@@ -416,7 +416,7 @@ def test_the_users_own_classifier_is_used_and_a_bad_one_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("points", "half", "words"),
-    [(5, 2, "help"), (-5, 2, "harm"), (1, 2, "No effect"), (1, math.nan, "one seed")],
+    [(5, 2, "help"), (-5, 2, "harm"), (1, 2, "No effect"), (1, 0, "No seed differs"), (1, math.nan, "one seed")],
 )
 def test_headline_says_what_the_interval_allows(points, half, words):
     row = {"difference_to_baseline": points / 100, "difference_half_interval": half / 100}
