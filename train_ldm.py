@@ -199,7 +199,8 @@ def begin_with(unet: Any, path: Path, classes: list[str]) -> None:
 
     pipeline, _ = load_ldm(path)
     weights = pipeline.unet.state_dict()
-    weights[CLASS_TABLE] = fitted_classes(weights[CLASS_TABLE], pipeline.class_names, classes)
+    fresh = unet.state_dict()[CLASS_TABLE]
+    weights[CLASS_TABLE] = fitted_classes(weights[CLASS_TABLE], pipeline.class_names, fresh, classes)
     take_weights(unet, weights, path, "latent channels and widths of the UNet")
 
 

@@ -173,14 +173,17 @@ class LDMTask(SavedParts):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss on held-out and on as many training latents, with the same noise every time.
+        """Loss on held-out and on as many training latents, and on held-out ones without labels; always the same noise.
 
-        A gap that opens between the two is the network learning its training latents by heart.
+        A gap that opens between the first two is the network learning its training latents by heart. No gap between
+        the first and the last is a network that ignores the labels: its samples would be of any class.
         """
+        unlabelled = torch.full_like(self.val_labels, self.null_label)
         with AveragedWeights(self.raw_unet.eval(), self.average) as unet:
             return {
                 "loss": self._fixed_loss(unet, self.val, self.val_labels),
                 "loss_on_training_latents": self._fixed_loss(unet, self.train, self.train_labels),
+                "loss_without_labels": self._fixed_loss(unet, self.val, unlabelled),
             }
 
     def _fixed_loss(self, unet: UNet2DModel, latents: Tensor, labels: Tensor) -> float:

@@ -80,6 +80,7 @@ def test_stage_2_logs_loss_and_held_out_loss(trained):
     assert all(line["train/gradient_norm"] > 0 and line["train/lr"] > 0 for line in steps)
     (validation,) = [line for line in lines if "val/loss" in line]
     assert 0 < validation["val/loss"] < 10 and 0 < validation["val/loss_on_training_latents"] < 10
+    assert 0 < validation["val/loss_without_labels"] < 10
 
 
 @pytest.mark.parametrize("stage", ["vqgan", "ldm"])
