@@ -35,6 +35,7 @@ class SampleFolder:
             raise UserError(f"--output_dir {path}: is not empty and not a folder of samples; choose another folder")
         self._lock = FolderLock(self.path)
         try:
+            checkpoint.sweep(self.path)
             self._compare(settings, known)
             self.done = self._read_manifest()
         except BaseException:

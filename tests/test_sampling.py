@@ -119,6 +119,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, tmp_path, monkeyp
     with open(tmp_path / "cut" / "manifest.jsonl", "a") as file:
         file.write('{"file_name": "walk/wa')
     (tmp_path / "cut" / "walk" / "walk_00004.png").write_bytes(b"half an image")
+    (tmp_path / "cut" / "walk" / ".walk_00004.png.4711.tmp").write_bytes(b"what a kill left")
     evaluations.clear()
     assert run_sample(trained.ldm, tmp_path / "cut", *flags) == 0
     assert evaluations == [4, 2], "what was drawn whole is not drawn again"
@@ -127,6 +128,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, tmp_path, monkeyp
         {entry["file_name"]: entry for entry in manifest(tmp_path / name)} for name in ("cut", "whole")
     )
     assert cut_entries == whole_entries
+    assert not list((tmp_path / "cut").rglob(".*.tmp"))
 
 
 def test_a_signal_ends_between_batches_and_says_how_to_go_on(trained, tmp_path, monkeypatch, capsys):

@@ -45,6 +45,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Delete what a killed process left half written in ``folder`` and below, which this process must hold alone."""
+    for leftover in Path(folder).rglob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def _flush_folder(folder: Path) -> None:
     """Flush the new name too, which a power cut could lose otherwise. Windows has no such call, and needs none."""
     if os.name != "posix":

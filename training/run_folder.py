@@ -30,9 +30,7 @@ class RunFolder:
         self.metrics_path = self.path / "metrics.jsonl"
         self._lock = FolderLock(self.path)
         self.pictures.mkdir(exist_ok=True)
-        # What a killed run left half written would stay for ever, and a training state is large.
-        for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        checkpoint.sweep(self.path)  # or it would stay for ever, and a training state is large
 
     @property
     def state_path(self) -> Path:
