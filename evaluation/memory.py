@@ -54,9 +54,8 @@ class ResultMemory:
     def __setitem__(self, key: str, matrix: Tensor) -> None:
         self._matrices[key] = matrix
         if self._path is not None:
-            with open(self._path, "a", encoding="utf-8") as file:
-                # On a line of its own even after one that a kill has torn.
-                file.write("\n" + json.dumps({"key": key, "matrix": matrix.tolist()}) + "\n")
+            # On a line of its own even after one that a kill has torn.
+            checkpoint.append(self._path, "\n" + json.dumps({"key": key, "matrix": matrix.tolist()}) + "\n")
 
 
 class FigureMemory:

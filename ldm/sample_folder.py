@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +73,7 @@ class SampleFolder:
     def add(self, image: Any, entry: dict[str, Any]) -> None:
         """Write one image, then its line: an image without a line is drawn again, never trusted."""
         save_image(image, self.path / entry["file_name"])
-        with open(self.manifest, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        checkpoint.append(self.manifest, json.dumps(entry) + "\n")
         self.done[entry["file_name"]] = entry
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -22,6 +23,7 @@ from tiny import TrainedStages, make_images, run_ldm, run_sample, run_vqgan, sta
 from errors import UserError
 from ldm.ldm_trainer import LDMTask
 from training import checkpoint
+from training.arguments import run_script
 from training.loop import TrainingLoop
 from training.order import EpochOrder
 
@@ -445,6 +447,24 @@ def test_a_full_disk_leaves_the_previous_file(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told_in_one_line_while_metrics_are_written(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"metrics.jsonl: could not be written \(the disk is full\)"):
+        checkpoint.append(tmp_path / "metrics.jsonl", "{}\n")
+
+
+def test_a_full_disk_elsewhere_is_a_users_mistake_and_other_errors_are_bugs(capsys):
+    def fails(number):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(lambda: fails(errno.ENOSPC))
+    assert caught.value.code == 2 and capsys.readouterr().err.endswith("error: the disk is full; make room and go on\n")
+    with pytest.raises(OSError, match="Input/output"):
+        run_script(lambda: fails(errno.EIO))
 
 
 def count_encodings(monkeypatch) -> list[str]:

@@ -6,6 +6,7 @@ No torch in here: every script answers ``--help`` before anything heavy is impor
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import sys
 from collections.abc import Callable
@@ -117,6 +118,12 @@ def run_script(main: Callable[[], int | None]) -> None:
     except UserError as error:
         one_line = " ".join(str(error).split())
         print(f"{Path(sys.argv[0]).name}: error: {one_line}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{Path(sys.argv[0]).name}: error: {where}the disk is full; make room and go on", file=sys.stderr)
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

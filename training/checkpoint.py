@@ -39,10 +39,28 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        reason = "the disk is full" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else str(cause)
-        raise UserError(f"{path}: could not be written ({reason}); the file before it is untouched") from error
+        raise UserError(f"{path}: could not be written ({_reason(cause)}); the file before it is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def append(path: Path, text: str) -> None:
+    """Append ``text`` to a file of lines and flush it to the disk; a kill may tear the last line, and readers know.
+
+    Raises:
+        UserError: the disk is full or the file not writable.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({_reason(error)}); its earlier lines are whole") from error
+
+
+def _reason(error: OSError) -> str:
+    return "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
 
 
 def sweep(folder: Path) -> None:

@@ -71,8 +71,7 @@ class RunFolder:
 
     def log(self, values: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with open(self.metrics_path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        checkpoint.append(self.metrics_path, json.dumps(values) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drop logged lines past ``step``: the resumed run will write them again. A torn last line goes too."""
