@@ -37,7 +37,7 @@ from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, nei
 from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline, mean_and_interval
 from evaluation.images import ImageSet
 from evaluation.inception import Inception
-from evaluation.novelty import novelty, points_of_features, points_of_images
+from evaluation.novelty import novelty, points_of_features, points_of_images, refuse_leak
 from evaluation.report import gain_rows
 from spectrograms.spectra import spectra_difference_db
 
@@ -571,6 +571,19 @@ def test_a_foreign_class_and_an_empty_folder_are_named(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images"):
         run(*flags, "--synthetic", tmp_path / "empty")
+
+
+def test_near_empty_images_are_no_leak_and_doubles_of_doubles_are():
+    """Independent images of a still person: one line, hardly any noise, all within a hundredth of each other."""
+    still = torch.full((40, 1, 16, 16), -1.0)
+    still[:, :, 8] = 1.0
+    images = (still + 0.012 * torch.randn(still.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
+    paths = [Path(f"{index}.png") for index in range(40)]
+    ones, others = (ImageSet(images[part], torch.zeros(20), paths[part]) for part in (slice(20), slice(20, 40)))
+    refuse_leak(ones, others, "the others")
+    twice = ImageSet(torch.cat([others.images, ones.images[3:4], ones.images[3:4]]), torch.zeros(22), [*paths[:22]])
+    with pytest.raises(UserError, match=r"1 held-out images are among the others, such as 3\.png"):
+        refuse_leak(ones, twice, "the others")
 
 
 def test_held_out_images_among_the_others_are_an_error(folders, tmp_path):
