@@ -96,8 +96,8 @@ def ended(pid: int, seconds: float) -> int | None:
 
 
 def is_saving(folder: Path) -> bool:
-    """Whether a file that has not got its name yet lies in ``folder``."""
-    return any(name.endswith(".tmp") for name in os.listdir(folder)) if folder.is_dir() else False
+    """Whether a file that has not got its name yet lies in ``folder`` or below."""
+    return any(folder.rglob(".*.tmp"))
 
 
 def stop(pid: int, kind: str, folder: Path, generator: random.Random) -> tuple[int | None, bool]:

@@ -63,13 +63,13 @@ def refuse_leak(held_out: ImageSet, other: ImageSet, what: str) -> None:
     """Refuse to judge by held-out images that ``other`` (told as ``what``) has too, the same or re-encoded.
 
     A re-encoded image is far nearer to its original than to any other; near-empty spectrograms, a still person before
-    no noise, are all near each other, and not the same.
+    no noise, are all near each other, and not the same. (What lies in ``other`` twice, re-encoded both times, passes.)
 
     Raises:
         UserError: naming the first pair.
     """
     near = nearest(points_of_images(held_out.images), points_of_images(other.images))
-    alone = near.distance < COPY_RATIO * near.second
+    alone = (near.distance < COPY_RATIO * near.second) | (len(other) == 1)
     same = ((near.distance < EQUAL) | ((near.distance < SAME) & alone)).nonzero().flatten().tolist()
     if same:
         first = same[0]

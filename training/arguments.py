@@ -6,13 +6,12 @@ No torch in here: every script answers ``--help`` before anything heavy is impor
 from __future__ import annotations
 
 import argparse
-import errno
 import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from errors import UserError
+from errors import UserError, disk_is_full
 
 EXIT_USER_ERROR = 2
 
@@ -120,7 +119,7 @@ def run_script(main: Callable[[], int | None]) -> None:
         print(f"{Path(sys.argv[0]).name}: error: {one_line}", file=sys.stderr)
         code = EXIT_USER_ERROR
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk_is_full(error):
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"{Path(sys.argv[0]).name}: error: {where}the disk is full; make room and go on", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from errors import UserError
+from errors import UserError, disk_is_full
 
 FORMAT_VERSION = 1
 
@@ -60,7 +59,7 @@ def append(path: Path, text: str) -> None:
 
 
 def _reason(error: OSError) -> str:
-    return "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+    return "the disk is full" if disk_is_full(error) else str(error)
 
 
 def sweep(folder: Path) -> None:
