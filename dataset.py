@@ -27,7 +27,7 @@ from spectrograms.listing import Listing, list_images, printable
 from spectrograms.resize import resize
 from spectrograms.splits import PARTS, SplitOptions, Splits, find_splits, fingerprint, save_splits
 from spectrograms.survey import check_fit, make_contract
-from training.checkpoint import write_atomically
+from training.files import write_atomically
 
 __all__ = [
     "Augmentation",

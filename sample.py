@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from training.arguments import (
     Parser,
@@ -20,6 +20,7 @@ from training.arguments import (
 )
 
 if TYPE_CHECKING:
+    from ldm.checkpoint_file import LDMFile
     from ldm.generation import SamplingOptions, Sieve
 
 
@@ -60,11 +61,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def sieves_of(options: SamplingOptions, payload: dict[str, Any]) -> list[Sieve]:
+def sieves_of(options: SamplingOptions, payload: LDMFile) -> list[Sieve]:
     """The sieves that ``options`` ask for, from the training images of the checkpoint ``payload``."""
     from evaluation.novelty import CopySieve
     from evaluation.physics import KinematicSieve
-    from ldm.generation import References
+    from ldm.checkpoint_file import References
 
     references = References(payload)
     found: list[Sieve] = []
@@ -79,9 +80,9 @@ def sample(args: argparse.Namespace) -> int:
     """Rebuild the generator from its checkpoint and draw what is missing in the output folder."""
     from dataclasses import asdict
 
-    from dataset import DataContract
     from errors import UserError
-    from ldm.generation import SamplingOptions, generate, load_ldm
+    from ldm.checkpoint_file import load_ldm
+    from ldm.generation import SamplingOptions, generate
     from ldm.sample_folder import SampleFolder, overview
     from training.checkpoint import digest
     from training.setup import make_accelerator
@@ -89,7 +90,7 @@ def sample(args: argparse.Namespace) -> int:
 
     device = make_accelerator(args.device, "no").device
     pipeline, payload = load_ldm(args.ldm_path, args.vqgan_path)
-    known = payload["contract"]["classes"]
+    known = payload["contract"].classes
     classes = args.classes or list(known)
     for name in classes:
         if name not in known:
@@ -126,7 +127,7 @@ def sample(args: argparse.Namespace) -> int:
         if stop.signal is not None:
             print("stopped; run the same command again to go on", file=sys.stderr)
             return 128 + stop.signal
-        picture = overview(folder, classes, DataContract.from_dict(payload["contract"]))
+        picture = overview(folder, classes, payload["contract"])
     finally:
         folder.close()
     for line in told:

@@ -89,7 +89,7 @@ def train(args: argparse.Namespace) -> int:
 
     import torch
 
-    from dataset import DataContract, open_data
+    from dataset import open_data
     from ldm.diffusion import build_unet
     from ldm.latents import LatentNormaliser, cached_latents, pad_to_multiple
     from ldm.ldm_trainer import LDMOptions, LDMTask
@@ -100,7 +100,7 @@ def train(args: argparse.Namespace) -> int:
 
     accelerator = make_accelerator(args.device, args.mixed_precision)
     vqgan, stage1 = load_vqgan(args.vqgan_path)
-    contract = DataContract.from_dict(stage1["contract"])
+    contract = stage1["contract"]
     # Stage 1's own parts where they are not beside the data: its validation images must not be trained on here.
     split = split_options(args)
     of_stage1 = args.vqgan_path.parent / SPLITS_FILE
@@ -194,7 +194,7 @@ def begin_with(unet: Any, path: Path, classes: list[str]) -> None:
     Raises:
         UserError: no such checkpoint, or one of another form.
     """
-    from ldm.generation import load_ldm
+    from ldm.checkpoint_file import load_ldm
     from training.warm_start import CLASS_TABLE, fitted_classes, take_weights
 
     pipeline, _ = load_ldm(path)

@@ -23,7 +23,7 @@ from evaluation.memory import FigureMemory
 from evaluation.novelty import Nearest, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
 from radar.metadata import RadarMetadata
-from training.checkpoint import save_json
+from training.files import save_json
 
 
 def assess(

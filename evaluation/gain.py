@@ -16,6 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from errors import UserError
 from evaluation.classical import RECIPES
@@ -44,6 +45,14 @@ ARMS = {
 }
 BASELINE = "real + classical"
 TRAINING_VERSION = 3  # raised when the same arm would be trained otherwise: cached results then count no more
+
+
+class ClassifierFile(TypedDict):
+    """A trained classifier, and what it depends on."""
+
+    __pydantic_config__ = checkpoint.HOLDS_TENSORS
+    key: str
+    weights: checkpoint.Weights
 
 
 @dataclass(frozen=True)
@@ -220,7 +229,7 @@ class Study:
         path = self.folder / f"{name}.pt" if self.folder else None
         if path is not None and path.exists():
             try:
-                saved = checkpoint.load(path, "classifier")
+                saved = checkpoint.load(path, "classifier", ClassifierFile)
                 if saved["key"] == key:
                     model = build_classifier(self.judge.network, self.real.images.shape[1], self.classes)
                     model.load_state_dict(saved["weights"])
@@ -231,8 +240,7 @@ class Study:
             model = train(bar)
         if path is not None:
             weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-            version = checkpoint.FORMAT_VERSION
-            checkpoint.save({"format_version": version, "kind": "classifier", "key": key, "weights": weights}, path)
+            checkpoint.save("classifier", {"key": key, "weights": weights}, path)
         return model
 
     def _train(self, case: Case, bar: tqdm) -> nn.Module:

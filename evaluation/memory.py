@@ -5,7 +5,6 @@ Legend: K classes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from training import checkpoint
+from training import checkpoint, files
 
 FILE_NAME = "classifiers.jsonl"
 FIGURES_FILE = "figures.safetensors"
@@ -34,16 +33,13 @@ class ResultMemory:
     def __init__(self, folder: Path | None, classes: int) -> None:
         self._path = folder / FILE_NAME if folder else None
         self._matrices: dict[str, Tensor] = {}
-        if self._path is None or not self._path.exists():
-            return
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for entry in files.read_lines(self._path, key=str, matrix=list) if self._path else []:
             try:
-                entry = json.loads(line)
-                key, matrix = entry["key"], torch.tensor(entry["matrix"], dtype=torch.int64)
-            except (ValueError, KeyError, TypeError):
-                continue  # torn by a kill: that classifier is trained again
+                matrix = torch.tensor(entry["matrix"], dtype=torch.int64)
+            except (ValueError, TypeError, RuntimeError):
+                continue  # as good as torn: that classifier is trained again
             if matrix.shape == (classes, classes):
-                self._matrices[key] = matrix
+                self._matrices[entry["key"]] = matrix
 
     def __contains__(self, key: str) -> bool:
         return key in self._matrices
@@ -54,8 +50,7 @@ class ResultMemory:
     def __setitem__(self, key: str, matrix: Tensor) -> None:
         self._matrices[key] = matrix
         if self._path is not None:
-            # On a line of its own even after one that a kill has torn.
-            checkpoint.append(self._path, "\n" + json.dumps({"key": key, "matrix": matrix.tolist()}) + "\n")
+            files.append_line(self._path, {"key": key, "matrix": matrix.tolist()})
 
 
 class FigureMemory:
@@ -89,7 +84,7 @@ class FigureMemory:
         tensors = {f"{key}/{part}": tensor for key, parts in self._used.items() for part, tensor in parts.items()}
         if self._used.keys() != self._known.keys():
             data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-            checkpoint.write_atomically(self._path, lambda file: file.write(data))
+            files.write_atomically(self._path, lambda file: file.write(data))
 
     def __call__(
         self, name: str, depends_on: Sequence[Tensor | Any], compute: Callable[[], dict[str, Tensor]]

@@ -20,7 +20,7 @@ from evaluation.images import ImageSet
 from evaluation.novelty import Nearest
 from radar.colormap import apply_colormap
 from training import pictures
-from training.checkpoint import write_atomically
+from training.files import write_atomically
 
 SHOWN_PER_CLASS = 5
 PICTURE_MAP = "jet"  # scalar maps are shown in the colours radar engineers read

@@ -8,24 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import DataContract, tensor_to_images
+from dataset import tensor_to_images
 from errors import UserError
+from ldm.checkpoint_file import LDMFile, References
 from ldm.diffusion import noise_schedule
-from ldm.latents import shrink
-from ldm.ldm_trainer import KIND
 from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
 from ldm.sample_folder import SampleFolder, relative_name
-from training import checkpoint
-from vqvae.quantizer import freeze
-from vqvae.utils import build, load_vqgan
 
 MOST_DRAWS = 10  # of one image: a sieve that refuses as many has something against the class, not against the image
 
@@ -54,69 +48,8 @@ class SamplingOptions:
     reject_outliers: bool = False
 
 
-def load_ldm(path: Path, vqgan_path: Path | None = None) -> tuple[SpectrogramPipeline, dict[str, Any]]:
-    """Rebuild the whole generator from a stage 2 checkpoint; also returns the rest of the file.
-
-    Args:
-        path: stage 2's checkpoint, which holds stage 1 too.
-        vqgan_path: stage 1's checkpoint to use instead; it must be the one that made the latents' codebook.
-
-    Raises:
-        UserError: not a usable checkpoint, or stage 1 does not fit.
-    """
-    payload = checkpoint.load(path, KIND)
-    try:
-        unet = UNet2DModel(**{k: tuple(v) if isinstance(v, list) else v for k, v in payload["unet"].items()})
-        unet.load_state_dict(payload["weights"])
-        if vqgan_path is None:
-            vqgan = build(payload["vqgan"]["config"], payload["vqgan"]["weights"])
-        else:
-            vqgan, _ = load_vqgan(vqgan_path)
-            if checkpoint.state_digest(vqgan.state_dict()) != payload["identity"]["vqgan"]:
-                raise UserError(f"--vqgan_path {vqgan_path}: is not the stage 1 that {path} was trained on")
-        pipeline = SpectrogramPipeline(
-            vqgan,
-            freeze(unet),
-            make_sampler("dpm++", noise_schedule()),
-            payload["contract"]["classes"],
-            payload["latent_statistics"]["mean"],
-            payload["latent_statistics"]["std"],
-            payload["latent_size"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path}: incomplete stage 2 checkpoint ({str(error).splitlines()[0]})") from error
-    return pipeline, payload
-
-
 Sieve = Callable[[Tensor, Tensor], list[str | None]]
 """Images (B, C, h, w) in [-1, 1], small as the checkpoint's references are, and labels (B,) -> why each is refused."""
-
-
-class References:
-    """The training images that a stage 2 checkpoint carries, small.
-
-    Attributes:
-        images: (N, C, h, w) in [-1, 1], as ``ldm.latents.shrink`` makes them, of padded images.
-        labels: (N,) int64.
-    """
-
-    def __init__(self, payload: dict[str, Any]) -> None:
-        self.images = _unit(payload["references"])
-        self.labels = payload["reference_labels"]
-        self._flat = self.images.flatten(1)
-
-    def shrink(self, images: Tensor) -> Tensor:
-        """Padded images (B, C, H, W) in [-1, 1] to the references' size and precision."""
-        return _unit(shrink(images.cpu(), max(self.images.shape[-2:])))
-
-    def nearest(self, small: Tensor) -> tuple[Tensor, Tensor]:
-        """Root-mean-square distance on the scale [0, 1] and index of the nearest. Small (B, C, h, w) -> (B,), (B,)."""
-        distance, index = torch.cdist(small.flatten(1), self._flat).min(1)
-        return distance / (2 * self._flat.shape[1] ** 0.5), index
-
-
-def _unit(small: Tensor) -> Tensor:
-    return small.float() / 127.5 - 1
 
 
 @dataclass(frozen=True)
@@ -150,7 +83,7 @@ class Generator:
     def __init__(
         self,
         pipeline: SpectrogramPipeline,
-        payload: dict[str, Any],
+        payload: LDMFile,
         options: SamplingOptions,
         sieves: Sequence[Sieve] = (),
     ) -> None:
@@ -184,13 +117,20 @@ class Generator:
 
     def _images(self, jobs: list[Job], draw: int) -> Tensor:
         options = self._options
-        return self._pipeline(
+        images = self._pipeline(
             [job.label for job in jobs],
             guidance_scale=options.guidance_scale,
             guidance_interval=options.guidance_interval,
             num_inference_steps=options.num_inference_steps,
             generator=[image_generator(options.seed, job.label, job.index, draw) for job in jobs],
         )
+        for job, is_number in zip(jobs, images.isfinite().flatten(1).all(1).tolist(), strict=True):
+            if not is_number:
+                raise UserError(
+                    f"class {job.name}, image {job.index}: the sampler gave values that are no numbers; lower "
+                    f"--guidance_scale {options.guidance_scale:g}, or train stage 2 on from an earlier state"
+                )
+        return images
 
     def _reasons(self, small: Tensor, jobs: list[Job]) -> list[str | None]:
         labels = torch.tensor([job.label for job in jobs])
@@ -203,7 +143,7 @@ class Generator:
 @torch.no_grad()
 def generate(
     pipeline: SpectrogramPipeline,
-    payload: dict[str, Any],
+    payload: LDMFile,
     folder: SampleFolder,
     classes: list[str],
     samples_per_class: int,
@@ -227,7 +167,7 @@ def generate(
         stopped: asked before each batch; True ends early, with what is drawn kept.
         sieves: what may refuse an image, which is then drawn again.
     """
-    contract = DataContract.from_dict(payload["contract"])
+    contract = payload["contract"]
     pipeline.scheduler = make_sampler(options.sampler, noise_schedule())
     generator = Generator(pipeline, payload, options, sieves)
     jobs = [

@@ -18,7 +18,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from training.checkpoint import digest, write_atomically
+from training.checkpoint import digest
+from training.files import write_atomically
 from vqvae.custom_vqgan import CustomVQGAN
 
 REFERENCE_SIDE = 64  # pixels: training images are kept this small to tell copies by
@@ -166,11 +167,11 @@ def _read(path: Path, wanted: str) -> CachedLatents | None:
             if (file.metadata() or {}).get("key") != wanted:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return CachedLatents(
+            LatentSet(tensors["train_latents"], tensors["train_labels"]),
+            LatentSet(tensors["val_latents"], tensors["val_labels"]),
+            tensors.get("changed_latents"),
+            tensors["references"],
+        )
     except Exception:  # safetensors raises its own error type for any damage; a cache can always be rebuilt
         return None
-    return CachedLatents(
-        LatentSet(tensors["train_latents"], tensors["train_labels"]),
-        LatentSet(tensors["val_latents"], tensors["val_labels"]),
-        tensors.get("changed_latents"),
-        tensors["references"],
-    )

@@ -16,6 +16,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from dataset import DataContract, tensor_to_images
+from ldm.checkpoint_file import KIND
 from ldm.diffusion import diffusion_loss, drop_labels, noise_schedule, spread_timesteps
 from ldm.latents import CachedLatents, LatentNormaliser, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
@@ -26,7 +27,6 @@ from training.schedule import AveragedWeights, learning_rate_schedule, moving_av
 from vqvae import utils
 from vqvae.custom_vqgan import CustomVQGAN
 
-KIND = "ldm"
 VALIDATION_ITEMS = 512  # (latent, noise, timestep) triples behind a validation loss, at most
 DRAWN_CLASSES = 12
 DRAWN_PER_CLASS = 4

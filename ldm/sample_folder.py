@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from dataset import DataContract, load_preview, save_image
 from errors import UserError
-from training import checkpoint, pictures
+from training import files, pictures
 from training.folder_lock import FolderLock
 
 MANIFEST = "manifest.jsonl"
@@ -34,7 +33,7 @@ class SampleFolder:
             raise UserError(f"--output_dir {path}: is not empty and not a folder of samples; choose another folder")
         self._lock = FolderLock(self.path)
         try:
-            checkpoint.sweep(self.path)
+            files.sweep(self.path)
             self._compare(settings, known)
             self.done = self._read_manifest()
         except BaseException:
@@ -43,9 +42,9 @@ class SampleFolder:
 
     def _compare(self, settings: dict[str, Any], known: Path) -> None:
         if not known.exists():
-            checkpoint.save_json(settings, known)
+            files.save_json(settings, known)
             return
-        before = json.loads(known.read_text(encoding="utf-8"))
+        before = files.read_object(known, "choose another folder")
         # A setting that did not exist yet was off.
         changed = sorted(name for name in settings if before.get(name, False) != settings[name])
         if changed:
@@ -55,25 +54,22 @@ class SampleFolder:
 
     def _read_manifest(self) -> dict[str, dict[str, Any]]:
         """Images that stand whole in folder and manifest, by relative path; a torn last line is dropped."""
-        done: dict[str, dict[str, Any]] = {}
-        if not self.manifest.exists():
-            return done
-        for line in self.manifest.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-                name = entry["file_name"]
-                if (self.path / name).is_file():
-                    done[name] = entry
-            except (ValueError, KeyError, TypeError):
-                continue
-        text = "".join(json.dumps(entry) + "\n" for entry in done.values())
-        checkpoint.write_atomically(self.manifest, lambda file: file.write(text.encode()))
+        listed = {entry["file_name"]: entry for entry in files.read_lines(self.manifest, file_name=str)}
+        done = {name: entry for name, entry in listed.items() if self._stands(name)}
+        if listed:
+            files.save_lines(done.values(), self.manifest)
         return done
+
+    def _stands(self, name: str) -> bool:
+        try:
+            return (self.path / name).is_file()
+        except (OSError, ValueError):  # no name that a file can have
+            return False
 
     def add(self, image: Any, entry: dict[str, Any]) -> None:
         """Write one image, then its line: an image without a line is drawn again, never trusted."""
         save_image(image, self.path / entry["file_name"])
-        checkpoint.append(self.manifest, json.dumps(entry) + "\n")
+        files.append_line(self.manifest, entry)
         self.done[entry["file_name"]] = entry
 
     def close(self) -> None:

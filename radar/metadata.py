@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from errors import UserError
+from pydantic import Field, PositiveInt, TypeAdapter
 
+from errors import UserError, in_one_line
+
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(allow_inf_nan=False, gt=0)]
 SPEED_OF_LIGHT = 299_792_458.0  # m/s
 FILE_NAME = "radar.json"
 
@@ -36,21 +41,25 @@ class RadarMetadata:
         source: one line saying where the data came from.
     """
 
-    carrier_hz: float | None
-    prf_hz: float
+    carrier_hz: PositiveFloat | None
+    prf_hz: PositiveFloat
     window: str
-    window_length: int
-    hop: int
-    fft_size: int
-    doppler_top_hz: float
-    doppler_bottom_hz: float
-    duration_s: float
-    floor_db: float
-    ceiling_db: float
+    window_length: PositiveInt
+    hop: PositiveInt
+    fft_size: PositiveInt
+    doppler_top_hz: FiniteFloat
+    doppler_bottom_hz: FiniteFloat
+    duration_s: PositiveFloat
+    floor_db: FiniteFloat
+    ceiling_db: FiniteFloat
     reference: str = "peak"
     colormap: str = "grey"
     mti: str = "none"
     source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.doppler_top_hz == self.doppler_bottom_hz or not self.floor_db < self.ceiling_db:
+            raise ValueError("doppler_top_hz and doppler_bottom_hz must differ, floor_db be below ceiling_db")
 
     def velocity(self, doppler_hz: float) -> float:
         """Radial velocity in m/s of a Doppler shift in Hz: v = f * lambda / 2 (positive: approaching)."""
@@ -76,8 +85,6 @@ class RadarMetadata:
         if not path.exists():
             return None
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            known = {field.name for field in fields(cls)}
-            return cls(**{name: value for name, value in values.items() if name in known})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not a usable radar.json ({error})") from error
+            return TypeAdapter(cls).validate_python(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not a usable radar.json ({in_one_line(error)}); mend or remove it") from error

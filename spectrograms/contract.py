@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field, FiniteFloat, TypeAdapter
 
 from radar.colormap import apply_colormap, recover_scalar
-from spectrograms.decode import UnreadableImage, read_image, to_unit
+from radar.colormap_names import NAMES as COLORMAPS
+from spectrograms.decode import MAX_PIXELS, UnreadableImage, read_image, to_unit
 from spectrograms.resize import pad, resize, undo_resize
 
 FLOAT_MODES = ("npy", "F")
+Side = Annotated[int, Field(ge=2)]  # pixels
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -38,14 +41,31 @@ class DataContract:
     """
 
     classes: tuple[str, ...]
-    image_size: tuple[int, int]
-    padded_size: tuple[int, int]
-    channels: int
+    image_size: tuple[Side, Side]
+    padded_size: tuple[Side, Side]
+    channels: Literal[1, 3]
     colormap: str | None
-    native_size: tuple[int, int]
-    native_mode: str
-    value_range: tuple[float, float] = (0.0, 1.0)
+    native_size: tuple[Side, Side]
+    native_mode: Literal["L", "RGB", "I;16", "F", "npy"]
+    value_range: tuple[FiniteFloat, FiniteFloat] = (0.0, 1.0)
     radar: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes are missing or have the same name")
+        if self.colormap not in (None, *COLORMAPS):
+            raise ValueError(f"no colour map is called {self.colormap}")
+        if max(height * width for height, width in (self.padded_size, self.native_size)) > MAX_PIXELS:
+            raise ValueError("images are far too large for spectrograms")
+        if any(padded < side for padded, side in zip(self.padded_size, self.image_size, strict=True)):
+            raise ValueError("images are smaller padded than they are")
+        if not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"values from {self.value_range[0]} to {self.value_range[1]}")
+
+    def check_model(self, channels: int, factor: int) -> None:
+        """Raise ``ValueError`` where a model of so many channels and pixels per latent cannot see such images."""
+        if channels != self.channels or any(side % factor for side in self.padded_size):
+            raise ValueError("the model and the data contract do not fit each other")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -53,8 +73,8 @@ class DataContract:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataContract:
-        """The inverse of ``to_dict``."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        """The inverse of ``to_dict``. Raises ``ValueError`` for values that mean nothing."""
+        return TypeAdapter(cls).validate_python(values)
 
 
 def read_as(path: Path, contract: DataContract) -> NDArray[np.float32]:

@@ -227,7 +227,8 @@ def test_what_is_always_refused_is_left_out_and_told(trained, tmp_path, monkeypa
 
 def test_sieves_know_the_checkpoints_training_images(trained):
     """A training image is a copy of itself, and of the class it stands in; an image of noise moves like none."""
-    from ldm.generation import References, SamplingOptions, load_ldm
+    from ldm.checkpoint_file import References, load_ldm
+    from ldm.generation import SamplingOptions
     from sample import sieves_of
 
     _, payload = load_ldm(trained.ldm)

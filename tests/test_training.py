@@ -22,7 +22,7 @@ from tiny import TrainedStages, make_images, run_ldm, run_sample, run_vqgan, sta
 
 from errors import UserError
 from ldm.ldm_trainer import LDMTask
-from training import checkpoint
+from training import checkpoint, files
 from training.arguments import run_script
 from training.loop import TrainingLoop
 from training.order import EpochOrder
@@ -434,14 +434,14 @@ def test_damaged_checkpoints_get_one_line(trained, tmp_path, damage):
 
 def test_a_full_disk_leaves_the_previous_file(tmp_path):
     path = tmp_path / "state_last.pt"
-    checkpoint.save({"step": 1}, path)
+    checkpoint.save("note", {"step": 1}, path)
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(UserError, match=r"state_last.pt: could not be written \(.*\); the file before it is"):
-            checkpoint.save({"step": 2, "weights": torch.zeros(1_000_000)}, path)
+            checkpoint.save("note", {"step": 2, "weights": torch.zeros(1_000_000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -453,7 +453,7 @@ def test_a_full_disk_leaves_the_previous_file(tmp_path):
 def test_a_full_disk_is_told_in_one_line_while_metrics_are_written(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"metrics.jsonl: could not be written \(the disk is full\)"):
-        checkpoint.append(tmp_path / "metrics.jsonl", "{}\n")
+        files.append_line(tmp_path / "metrics.jsonl", {})
 
 
 def test_a_full_disk_elsewhere_is_a_users_mistake_and_other_errors_are_bugs(capsys):

@@ -1,121 +1,122 @@
-"""Files that are whole or absent: atomic saves, safe loads, and a digest that tells what made them."""
+"""Checkpoints: tensors and plain values, saved atomically, loaded without executing or believing anything in them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import AfterValidator, ConfigDict, TypeAdapter
+from torch import Tensor, nn
 
-from errors import UserError, disk_is_full
+from errors import UserError, in_one_line
+from training.files import write_atomically
 
 FORMAT_VERSION = 1
+Content = TypeVar("Content")
+Module = TypeVar("Module", bound=nn.Module)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, then give it its name.
-
-    Raises:
-        UserError: the disk is full or the folder not writable; what stood at ``path`` is untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        # torch's zip writer meets the disk's error first and then raises one of its own over it.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        raise UserError(f"{path}: could not be written ({_reason(cause)}); the file before it is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def _plain_tensor(tensor: Tensor) -> Tensor:
+    # A view of one number can claim to be a terabyte.
+    if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise ValueError("a tensor that is more than what is stored of it")
+    return tensor.contiguous()
 
 
-def append(path: Path, text: str) -> None:
-    """Append ``text`` to a file of lines and flush it to the disk; a kill may tear the last line, and readers know.
-
-    Raises:
-        UserError: the disk is full or the file not writable.
-    """
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f"{path}: could not be written ({_reason(error)}); its earlier lines are whole") from error
+def _finite_tensor(tensor: Tensor) -> Tensor:
+    if not tensor.isfinite().all():
+        raise ValueError("a tensor with values that are no numbers")
+    return tensor
 
 
-def _reason(error: OSError) -> str:
-    return "the disk is full" if disk_is_full(error) else str(error)
+HOLDS_TENSORS = ConfigDict(arbitrary_types_allowed=True)
+"""``__pydantic_config__`` of a ``TypedDict`` that describes a checkpoint."""
+StoredTensor = Annotated[Tensor, AfterValidator(_plain_tensor)]
+Weights = dict[str, Annotated[StoredTensor, AfterValidator(_finite_tensor)]]
 
 
-def sweep(folder: Path) -> None:
-    """Delete what a killed process left half written in ``folder`` and below, which this process must hold alone."""
-    for leftover in Path(folder).rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+def save(kind: str, payload: Mapping[str, Any], path: Path) -> None:
+    """Save tensors and plain JSON types to ``path`` atomically, as a checkpoint of a ``kind``."""
+    content = {"format_version": FORMAT_VERSION, "kind": kind, **payload}
+    write_atomically(path, lambda file: torch.save(content, file))
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flush the new name too, which a power cut could lose otherwise. Windows has no such call, and needs none."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def save(payload: dict[str, Any], path: Path) -> None:
-    """Save tensors and plain JSON types to ``path`` atomically."""
-    write_atomically(path, lambda file: torch.save(payload, file))
-
-
-def save_json(value: Any, path: Path) -> None:
-    """Save plain JSON types to ``path`` atomically."""
-    write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
-
-
-def load(path: Path, kind: str) -> dict[str, Any]:
+def load(path: Path, kind: str, content: type[Content]) -> Content:
     """Load a checkpoint that ``save`` wrote, executing nothing that is in it.
 
     Args:
         path: the file.
         kind: what it must be (``payload["kind"]``), such as ``"vqgan"``.
+        content: a ``TypedDict`` that says what must be in it; what else there is, is left out.
 
     Raises:
-        UserError: no such file, not a checkpoint, of another kind, or of a newer format.
+        UserError: no such file, damaged, not a checkpoint, of another kind or content, or of a newer format.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
+        _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that are refused anyway
             payload = torch.load(path, map_location="cpu", weights_only=True)
-        found = payload["kind"]
-        version = int(payload["format_version"])
+        found, version = str(payload["kind"]), int(payload["format_version"])
     except Exception as error:  # the unpickler raises whatever a damaged or foreign file provokes
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a checkpoint of this project ({reason})") from error
+        raise UserError(f"{path}: not a checkpoint of this project ({in_one_line(error)})") from error
     if found != kind:
-        raise UserError(f"{path}: expected a {kind} checkpoint, found a {found} one")
+        raise UserError(f"{path}: expected a {kind} checkpoint, found a {found[:40]} one")
     if version > FORMAT_VERSION:
         raise UserError(f"{path}: written by a newer version of this project (format {version})")
-    return payload
+    with understood(path, kind):
+        return TypeAdapter(content).validate_python(payload)
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ``ValueError`` for a file that was damaged on its way, or that unfolds to more than it is."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("compressed, as torch never saves")
+        damaged = archive.testzip()  # torch itself does not look at the checksums
+    if damaged is not None:
+        raise ValueError(f"{damaged} in it is damaged")
+
+
+@contextmanager
+def understood(path: Path, kind: str, remedy: str = "") -> Iterator[None]:
+    """Within it, whatever the content of a checkpoint provokes is a ``UserError`` that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: not a usable {kind} checkpoint ({in_one_line(error)}){remedy}") from error
+
+
+def rebuild(make: Callable[..., Module], config: dict[str, Any], weights: dict[str, Tensor]) -> Module:
+    """The module that ``make(**config)`` gives, with ``weights``; memory is asked for by the weights alone.
+
+    Raises:
+        ValueError: the configuration is of a larger module than the weights are.
+        Exception: whatever ``make`` raises for a configuration that is none.
+    """
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+    depth = options.get("layers_per_block", 1) * len(options.get("block_out_channels", ()))
+    if depth > len(weights):
+        raise ValueError(f"{depth} layers, but weights of {len(weights)}")
+    with torch.device("meta"):  # shapes without memory
+        module = make(**options)
+    for name, tensor in module.state_dict().items():
+        if name in weights and weights[name].dtype != tensor.dtype:
+            raise ValueError(f"{name} is {weights[name].dtype}, expected {tensor.dtype}")
+    module.load_state_dict(weights, assign=True)
+    return module
 
 
 def digest(value: Any) -> str:

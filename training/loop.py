@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from pydantic import NonNegativeInt
 from torch import Tensor
 from tqdm import tqdm
+from typing_extensions import NotRequired, TypedDict
 
 from errors import UserError
 from training import checkpoint, pictures
@@ -144,6 +146,25 @@ class LoopOptions:
     on_nonfinite: str = "stop"
 
 
+class RandomState(TypedDict):
+    """torch's generators: the CPU's, and one of each GPU."""
+
+    __pydantic_config__ = checkpoint.HOLDS_TENSORS
+    cpu: checkpoint.StoredTensor
+    cuda: list[checkpoint.StoredTensor]
+
+
+class RunState(TypedDict):
+    """A training state: where the run stands, and what the next step depends on."""
+
+    step: NonNegativeInt
+    steps_per_epoch: int
+    task: dict[str, Any]
+    best: NotRequired[tuple[float, int]]
+    skipped: NotRequired[int]
+    random: RandomState
+
+
 SKIPPED_IN_A_ROW = 10  # steps that may be skipped one after the other: then it is not the batches
 SKIPPED_SHARE = 0.01  # of the run's steps, or that many in a row if that is more
 
@@ -183,6 +204,10 @@ class TrainingLoop:
         self._health = Health()
 
     @property
+    def _kind_of_state(self) -> str:
+        return f"{self.task.name}-state"
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.options.epochs * len(self.order)
@@ -195,21 +220,23 @@ class TrainingLoop:
         """
         if not self.folder.state_path.exists():
             return
-        state = checkpoint.load(self.folder.state_path, f"{self.task.name}-state")
+        path = self.folder.state_path
+        state = checkpoint.load(path, self._kind_of_state, RunState)
         if state["steps_per_epoch"] != len(self.order):
             raise UserError(
-                f"{self.folder.state_path}: was trained with {state['steps_per_epoch']} steps an epoch, the data now "
+                f"{path}: was trained with {state['steps_per_epoch']} steps an epoch, the data now "
                 f"gives {len(self.order)}: restore the data, or start over with --restart"
             )
         self.step = self._saved_at = state["step"]
-        self.task.load_state_dict(state["task"])
-        self._best = tuple(state.get("best", self._best))
+        self._best = state.get("best", self._best)
         self._skipped = state.get("skipped", 0)
-        torch.set_rng_state(state["random"]["cpu"])
-        if torch.cuda.is_available() and state["random"]["cuda"]:
-            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        with checkpoint.understood(path, self._kind_of_state):
+            self.task.load_state_dict(state["task"])
+            torch.set_rng_state(state["random"]["cpu"])
+            if torch.cuda.is_available() and state["random"]["cuda"]:
+                torch.cuda.set_rng_state_all(state["random"]["cuda"])
         self.folder.forget_after(self.step)
-        print(f"resuming after step {self.step} of {self.total_steps} ({self.folder.state_path})", flush=True)
+        print(f"resuming after step {self.step} of {self.total_steps} ({path})", flush=True)
 
     def run(self) -> int:
         """Train to the end; 0, or 128 + the signal that asked to stop.
@@ -328,16 +355,13 @@ class TrainingLoop:
         return self.folder.path / f"{self.task.name}_{which}.pt"
 
     def _write_checkpoint(self, which: str, epoch: int) -> None:
-        payload = {"format_version": checkpoint.FORMAT_VERSION, "kind": self.task.name, **self.task.export(epoch)}
-        checkpoint.save(payload, self._checkpoint(which))
+        checkpoint.save(self.task.name, self.task.export(epoch), self._checkpoint(which))
 
     def save(self) -> None:
         """Write ``state_last.pt`` and its numbered older brothers, unless this step is saved already."""
         if self._saved_at == self.step:
             return
         state = {
-            "format_version": checkpoint.FORMAT_VERSION,
-            "kind": f"{self.task.name}-state",
             "step": self.step,
             "steps_per_epoch": len(self.order),
             "task": self.task.state_dict(),
@@ -350,7 +374,7 @@ class TrainingLoop:
         }
         if self.options.keep > 1:
             self.folder.keep_previous_state(self._saved_at, self.options.keep - 1)
-        checkpoint.save(state, self.folder.state_path)
+        checkpoint.save(self._kind_of_state, state, self.folder.state_path)
         self._saved_at = self.step
 
     def _leave(self, number: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from training.checkpoint import write_atomically
+from training.files import read_lines, write_atomically
 
 CELL = 128  # least side of an image in a sheet, in pixels
 GAP = 4
@@ -70,13 +69,9 @@ def spectra_plot(rows_db: np.ndarray, columns_db: np.ndarray, path: Path) -> Non
 def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Read ``metrics.jsonl`` into one (steps, values) series per metric; a torn last line is passed over."""
     series: dict[str, tuple[list[int], list[float]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
+    for entry in read_lines(path, step=int):
         for name, value in entry.items():
-            if name not in ("step", "epoch"):
+            if name not in ("step", "epoch") and isinstance(value, (int, float)):
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(entry["step"])
                 values.append(value)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from training import checkpoint
+from training import files
 from training.folder_lock import FolderLock
 
 STATE_NAME = "state_last.pt"
@@ -30,7 +29,7 @@ class RunFolder:
         self.metrics_path = self.path / "metrics.jsonl"
         self._lock = FolderLock(self.path)
         self.pictures.mkdir(exist_ok=True)
-        checkpoint.sweep(self.path)  # or it would stay for ever, and a training state is large
+        files.sweep(self.path)  # or it would stay for ever, and a training state is large
 
     @property
     def state_path(self) -> Path:
@@ -50,7 +49,7 @@ class RunFolder:
         """
         path = self.path / "arguments.json"
         if self.state_path.exists() and path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = files.read_object(path, "start over with --restart")
             changed = [
                 f"--{name} was {before[name]}, is {value}"
                 for name, value in arguments.items()
@@ -61,7 +60,7 @@ class RunFolder:
                     f"--output_dir {self.path}: holds a run with other settings ({'; '.join(changed)}): "
                     "choose another folder, or start over with --restart"
                 )
-        checkpoint.save_json(arguments, path)
+        files.save_json(arguments, path)
 
     def clear(self) -> None:
         """Forget an earlier run: its states, metrics, pictures and tracker. Inference checkpoints go too."""
@@ -71,21 +70,14 @@ class RunFolder:
 
     def log(self, values: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        checkpoint.append(self.metrics_path, json.dumps(values) + "\n")
+        files.append_line(self.metrics_path, values)
 
     def forget_after(self, step: int) -> None:
         """Drop logged lines past ``step``: the resumed run will write them again. A torn last line goes too."""
         if not self.metrics_path.exists():
             return
-        kept = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError):
-                continue
-        text = "".join(line + "\n" for line in kept)
-        checkpoint.write_atomically(self.metrics_path, lambda file: file.write(text.encode()))
+        logged = files.read_lines(self.metrics_path, step=int)
+        files.save_lines([entry for entry in logged if entry["step"] <= step], self.metrics_path)
 
     def keep_previous_state(self, step: int, number: int) -> None:
         """Give ``state_last.pt`` (of ``step``) a second name, so that replacing it does not lose it.

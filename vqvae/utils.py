@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, FiniteFloat
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
 
-from errors import UserError
+from spectrograms.contract import DataContract
 from spectrograms.spectra import SILENCE, patch_spectra, spectra_difference_db
 from training import checkpoint
 from vqvae.custom_vqgan import CustomVQGAN
@@ -20,6 +22,25 @@ from vqvae.losses import psnr
 from vqvae.quantizer import freeze, perplexity
 
 KIND = "vqgan"
+
+
+class LatentStatistics(TypedDict):
+    """Mean and standard deviation of the training latents, D floats each."""
+
+    mean: list[FiniteFloat]
+    std: list[Annotated[FiniteFloat, Field(gt=0)]]
+
+
+class VQGANFile(TypedDict):
+    """A stage 1 checkpoint: the averaged model (``describe``, ``build``), its data, and where it comes from."""
+
+    __pydantic_config__ = checkpoint.HOLDS_TENSORS
+    epoch: int
+    config: dict[str, Any]
+    weights: checkpoint.Weights
+    contract: DataContract
+    latent_statistics: LatentStatistics
+    identity: dict[str, Any]
 
 
 def describe(model: CustomVQGAN) -> dict[str, Any]:
@@ -32,27 +53,40 @@ def describe(model: CustomVQGAN) -> dict[str, Any]:
 
 
 def build(config: dict[str, Any], weights: dict[str, Tensor]) -> CustomVQGAN:
-    """Rebuild a model from ``describe`` and its weights, frozen and ready for inference."""
-    model = CustomVQGAN(**{name: tuple(v) if isinstance(v, list) else v for name, v in config.items()})
-    model.load_state_dict(weights)
+    """Rebuild a model from ``describe`` and its weights, frozen and ready for inference.
+
+    Raises:
+        Exception: of whatever kind, where the two do not fit or mean nothing.
+    """
+    model = checkpoint.rebuild(CustomVQGAN, config, weights)
+    if not 1 <= int(model.quantize.live) <= model.quantize.n_e:
+        raise ValueError(f"{int(model.quantize.live)} of {model.quantize.n_e} codes live")
     return freeze(model)
 
 
-def load_vqgan(path: Path) -> tuple[CustomVQGAN, dict[str, Any]]:
+def check_statistics(statistics: LatentStatistics, model: CustomVQGAN) -> None:
+    """Raise ``ValueError`` where latent statistics are not those of ``model``'s channels."""
+    channels = model.config.latent_channels
+    if len(statistics["mean"]) != channels or len(statistics["std"]) != channels:
+        raise ValueError(f"latent statistics of another number of channels than {channels}")
+
+
+def load_vqgan(path: Path) -> tuple[CustomVQGAN, VQGANFile]:
     """Read a stage 1 checkpoint: the model with its averaged weights, frozen, and the rest of the file.
 
     Raises:
         UserError: not a usable stage 1 checkpoint.
     """
-    payload = checkpoint.load(path, KIND)
-    try:
-        return build(payload["config"], payload["weights"]), payload
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path}: incomplete stage 1 checkpoint ({str(error).splitlines()[0]})") from error
+    payload = checkpoint.load(path, KIND, VQGANFile)
+    with checkpoint.understood(path, "stage 1"):
+        model = build(payload["config"], payload["weights"])
+        check_statistics(payload["latent_statistics"], model)
+        payload["contract"].check_model(model.config.in_channels, model.factor)
+    return model, payload
 
 
 @torch.no_grad()
-def latent_statistics(latents: Tensor) -> dict[str, list[float]]:
+def latent_statistics(latents: Tensor) -> LatentStatistics:
     """Mean and standard deviation of every latent channel. (N, D, h, w) -> {"mean": D floats, "std": D floats}."""
     channels = latents.double().transpose(0, 1).flatten(1)
     return {"mean": channels.mean(1).tolist(), "std": channels.std(1).clamp(min=1e-6).tolist()}

@@ -1,0 +1,132 @@
+"""Stage 2 checkpoints: what is in them, the generator rebuilt from one, and the training images to tell copies by.
+
+Legend: N training images, B images, (C, h, w) small image, D latent channels, K classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from diffusers import UNet2DModel
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
+
+from dataset import DataContract
+from errors import UserError
+from ldm.diffusion import noise_schedule
+from ldm.latents import shrink
+from ldm.pipeline import SpectrogramPipeline, make_sampler
+from training import checkpoint
+from vqvae.custom_vqgan import CustomVQGAN
+from vqvae.quantizer import freeze
+from vqvae.utils import LatentStatistics, build, check_statistics, load_vqgan
+
+KIND = "ldm"
+
+
+class Stage1Part(TypedDict):
+    """Stage 1 as stage 2's checkpoint carries it."""
+
+    config: dict[str, Any]
+    weights: checkpoint.Weights
+
+
+class LDMFile(TypedDict):
+    """A stage 2 checkpoint: the averaged UNet, stage 1, its data, small training images, and where it comes from."""
+
+    __pydantic_config__ = checkpoint.HOLDS_TENSORS
+    epoch: int
+    unet: dict[str, Any]
+    weights: checkpoint.Weights
+    vqgan: Stage1Part
+    latent_statistics: LatentStatistics
+    latent_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    contract: DataContract
+    references: checkpoint.StoredTensor
+    reference_labels: checkpoint.StoredTensor
+    identity: dict[str, Any]
+
+
+def load_ldm(path: Path, vqgan_path: Path | None = None) -> tuple[SpectrogramPipeline, LDMFile]:
+    """Rebuild the whole generator from a stage 2 checkpoint; also returns the rest of the file.
+
+    Args:
+        path: stage 2's checkpoint, which holds stage 1 too.
+        vqgan_path: stage 1's checkpoint to use instead; it must be the one that made the latents' codebook.
+
+    Raises:
+        UserError: not a usable checkpoint, or stage 1 does not fit.
+    """
+    payload = checkpoint.load(path, KIND, LDMFile)
+    with checkpoint.understood(path, "stage 2"):
+        unet = freeze(checkpoint.rebuild(UNet2DModel, payload["unet"], payload["weights"]))
+        if vqgan_path is None:
+            vqgan = build(payload["vqgan"]["config"], payload["vqgan"]["weights"])
+        else:
+            vqgan, _ = load_vqgan(vqgan_path)
+            if checkpoint.state_digest(vqgan.state_dict()) != payload["identity"]["vqgan"]:
+                raise UserError(f"--vqgan_path {vqgan_path}: is not the stage 1 that {path} was trained on")
+        _check_parts(payload, unet, vqgan)
+        pipeline = SpectrogramPipeline(
+            vqgan,
+            unet,
+            make_sampler("dpm++", noise_schedule()),
+            payload["contract"].classes,
+            payload["latent_statistics"]["mean"],
+            payload["latent_statistics"]["std"],
+            payload["latent_size"],
+        )
+    return pipeline, payload
+
+
+def _check_parts(payload: LDMFile, unet: UNet2DModel, vqgan: CustomVQGAN) -> None:
+    """Raise ``ValueError`` where the parts of a checkpoint do not belong together."""
+    contract, images, labels = payload["contract"], payload["references"], payload["reference_labels"]
+    contract.check_model(vqgan.config.in_channels, vqgan.factor)
+    check_statistics(payload["latent_statistics"], vqgan)
+    if payload["latent_size"] != tuple(side // vqgan.factor for side in contract.padded_size):
+        raise ValueError("latent_size is not that of the images")
+    channels = vqgan.config.latent_channels
+    if (unet.config.in_channels, unet.config.out_channels) != (channels, channels):
+        raise ValueError("the UNet and stage 1 have different numbers of latent channels")
+    if unet.config.num_class_embeds != len(contract.classes) + 1:
+        raise ValueError("the UNet knows another number of classes than the data contract")
+    if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
+        raise ValueError("references are no small images")
+    small = [min(side, max(images.shape[-2:])) for side in contract.padded_size]
+    if list(images.shape[1:]) != [contract.channels, *small]:
+        raise ValueError("references are of another size than the images")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise ValueError("reference_labels are no labels of the references")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < len(contract.classes):
+        raise ValueError("reference_labels are of other classes")
+
+
+class References:
+    """The training images that a stage 2 checkpoint carries, small.
+
+    Attributes:
+        images: (N, C, h, w) in [-1, 1], as ``ldm.latents.shrink`` makes them, of padded images.
+        labels: (N,) int64.
+    """
+
+    def __init__(self, payload: LDMFile) -> None:
+        self.images = _unit(payload["references"])
+        self.labels = payload["reference_labels"]
+        self._flat = self.images.flatten(1)
+
+    def shrink(self, images: Tensor) -> Tensor:
+        """Padded images (B, C, H, W) in [-1, 1] to the references' size and precision."""
+        return _unit(shrink(images.cpu(), max(self.images.shape[-2:])))
+
+    def nearest(self, small: Tensor) -> tuple[Tensor, Tensor]:
+        """Root-mean-square distance on the scale [0, 1] and index of the nearest. Small (B, C, h, w) -> (B,), (B,)."""
+        distance, index = torch.cdist(small.flatten(1), self._flat).min(1)
+        return distance / (2 * self._flat.shape[1] ** 0.5), index
+
+
+def _unit(small: Tensor) -> Tensor:
+    return small.float() / 127.5 - 1
