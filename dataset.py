@@ -5,6 +5,7 @@ Legend: N images, C channels, (H, W) Doppler by slow time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -174,6 +175,9 @@ def open_data(
     notes = [f"{listing.ignored} files of other kinds were passed over"] if listing.ignored else []
     if listing.empty:
         notes.append(f"class folders without images: {', '.join(listing.empty)}")
+    alike = Counter(name.casefold() for name in listing.classes)
+    if twins := [name for name in listing.classes if alike[name.casefold()] > 1]:
+        notes.append(f"classes that differ in their letters' case alone: {', '.join(twins)}; is it one class?")
     if skip_unreadable:
         listing = _readable(listing, notes)
     try:

@@ -129,7 +129,7 @@ def train(args: argparse.Namespace) -> int:
 
     from dataset import open_data
     from training.checkpoint import digest
-    from training.loader import calibration_images, fixed_loader, training_batches
+    from training.loader import calibration_images, fixed_batches, training_batches
     from training.order import EpochOrder
     from training.warm_start import take_weights
     from vqvae.custom_vqgan import CustomVQGAN
@@ -179,8 +179,8 @@ def train(args: argparse.Namespace) -> int:
         lpips,
         options,
         calibration_images(data.train.without_augmentation(), args.calibration_images, args.seed),
-        fixed_loader(data.train.without_augmentation(), args.batch_size, args.num_workers),
-        fixed_loader(held_out, args.batch_size, args.num_workers),
+        fixed_batches(data.train.without_augmentation(), args.batch_size, args.num_workers),
+        fixed_batches(held_out, args.batch_size, args.num_workers),
         data.contract,
         {"arguments": plain(args), "train_images": digest(data.train.paths)},
         args.epochs * len(order),

@@ -177,8 +177,7 @@ def generate(
         for index in range(samples_per_class)
     ]
     missing = [relative_name(job.name, job.index, contract) not in folder.done for job in jobs]
-    for name in classes:
-        (folder.path / name).mkdir(exist_ok=True)
+    folder.make_class_folders(classes)
     drawn, left_out = 0, Counter()
     with tqdm(total=sum(missing), desc="sampling", unit="image") as bar:
         for first in range(0, len(jobs), batch_size):

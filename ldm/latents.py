@@ -15,11 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from training.checkpoint import digest
 from training.files import write_atomically
+from training.loader import fixed_batches
 from vqvae.custom_vqgan import CustomVQGAN
 
 REFERENCE_SIDE = 64  # pixels: training images are kept this small to tell copies by
@@ -74,7 +75,7 @@ def encode_dataset(
     """Encode all items in their order; also returns them small, (N, C, <=64, <=64) uint8, to tell copies by."""
     side = REFERENCE_SIDE if len(items) <= FEW_IMAGES else REFERENCE_SIDE // 2
     latents, labels, small = [], [], []
-    loader = DataLoader(items, batch_size=16, num_workers=num_workers)
+    loader = fixed_batches(items, 16, num_workers)
     for images, targets in tqdm(loader, desc=f"encoding {what}", leave=False):
         latents.append(model.encode(images.to(device)).float().cpu())
         labels.append(targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,26 @@ class SampleFolder:
         if listed:
             files.save_lines(done.values(), self.manifest)
         return done
+
+    def make_class_folders(self, names: Sequence[str]) -> None:
+        """Make a folder for every class.
+
+        Raises:
+            UserError: a name that no folder can have here, or two that are one to this disk.
+        """
+        made: dict[tuple[int, int], str] = {}
+        for name in names:
+            try:
+                (self.path / name).mkdir(exist_ok=True)
+                found = (self.path / name).stat()
+            except (OSError, ValueError) as error:  # names that Windows keeps for itself, or that are too long
+                raise UserError(f"class {name!r} cannot be the name of a folder in {self.path} ({error})") from error
+            other = made.setdefault((found.st_dev, found.st_ino), name)
+            if other != name:
+                raise UserError(
+                    f"--output_dir {self.path}: the classes {other} and {name} are one folder to this disk; draw them "
+                    "with --classes into folders of their own"
+                )
 
     def _stands(self, name: str) -> bool:
         try:

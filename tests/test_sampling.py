@@ -13,6 +13,7 @@ from tiny import TrainedStages, run_sample
 
 from errors import UserError
 from ldm.pipeline import SpectrogramPipeline
+from ldm.sample_folder import SampleFolder
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -267,6 +268,24 @@ def test_class_names_of_a_checkpoint_cannot_leave_the_folder(trained, tmp_path, 
     with pytest.raises(UserError, match="cannot be the name of a folder"):
         run_sample(tmp_path / "evil.pt", tmp_path / "a" / "out", "--classes", name)
     assert not [path for path in tmp_path.rglob("*.png")]
+
+
+def test_classes_that_are_one_folder_to_the_disk_are_refused(tmp_path):
+    """As Walk and walk are on Windows; a link stands for such a disk here."""
+    folder = SampleFolder(tmp_path, {})
+    folder.make_class_folders(["walk", "run"])
+    (tmp_path / "Walk").symlink_to("walk")
+    with pytest.raises(UserError, match="the classes Walk and walk are one folder"):
+        folder.make_class_folders(["Walk", "run", "walk"])
+    with pytest.raises(UserError, match="cannot be the name of a folder in"):
+        folder.make_class_folders(["x" * 300])
+    folder.close()
+
+
+def test_values_that_are_no_numbers_are_not_written(trained, tmp_path):
+    with pytest.raises(UserError, match="no numbers; lower --guidance_scale 1e\\+38"):
+        run_sample(trained.ldm, tmp_path, "--guidance_scale", "1e38")
+    assert not list(tmp_path.rglob("*_0*.png"))
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -388,6 +388,50 @@ class Bomb:
         return (Path.touch, (self.mark,))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_goes_bad_in_mid_run_is_named_and_the_run_goes_on_from_there(
+    trained, tmp_path, monkeypatch, capsys, workers
+):
+    monkeypatch.setattr("dataset.IN_MEMORY_BYTES", 0)  # so that files are read whenever they are needed
+    data = trained.copy_data(tmp_path / "data")
+    path = next(data / name for name in json.loads((data / "splits.json").read_text())["parts"]["train"])
+    whole, inner = path.read_bytes(), TrainingLoop._one_step
+
+    def one_step(loop, batch, epoch, bar):
+        inner(loop, batch, epoch, bar)
+        if loop.step == 3:
+            path.write_bytes(whole[:60])
+
+    monkeypatch.setattr(TrainingLoop, "_one_step", one_step)
+    more = ("--num_workers", str(workers), "--save_epochs", "3")
+    with pytest.raises(UserError) as told:
+        run_vqgan(data, tmp_path / "run", *more)
+    assert "\n" not in str(told.value)
+    assert str(told.value).startswith(f"{path}: not a readable image")
+    step = int(str(told.value).rpartition("Saved at step ")[2].split()[0])
+    assert 3 <= step <= 6
+    path.write_bytes(whole)
+    monkeypatch.setattr(TrainingLoop, "_one_step", inner)
+    assert run_vqgan(data, tmp_path / "run", *more) == 0
+    assert f"resuming after step {step} of 9" in capsys.readouterr().out
+    folders = (tmp_path / "run", trained.vqgan_folder)
+    ours, theirs = (torch.load(folder / "vqgan_epoch_3.pt", weights_only=True) for folder in folders)
+    assert states_equal(ours["weights"], theirs["weights"])
+
+
+def test_a_reading_process_that_dies_is_told(monkeypatch):
+    from torch.utils.data import TensorDataset
+
+    from training.loader import fixed_batches
+
+    def die(self, index):
+        os._exit(1)
+
+    monkeypatch.setattr(TensorDataset, "__getitem__", die)
+    with pytest.raises(UserError, match=r"--num_workers 1: a process that reads images died"):
+        next(iter(fixed_batches(TensorDataset(torch.zeros(4)), 2, 1)))
+
+
 @pytest.mark.parametrize("form", ["pickle", "torch"])
 def test_a_pickle_bomb_is_refused_and_does_nothing(trained, tmp_path, form):
     path, mark = tmp_path / "vqgan_epoch_300.pt", tmp_path / "exploded"

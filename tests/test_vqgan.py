@@ -11,10 +11,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from errors import UserError
 from spectrograms.spectra import frequency_bands, power_spectra, spectra_difference_db, texture_difference_db
+from training.loader import fixed_batches
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
 from vqvae.losses import load_lpips, psnr, spectral_loss
@@ -160,7 +161,7 @@ def test_the_step_follows_the_gradient_of_the_sum_of_its_terms():
     images = torch.rand(4, 1, 16, 16) * 2 - 1
     model, critic = small_model(), PatchDiscriminator(1, channels=4, layers=1)
     options = VQGANOptions(disc_start=0.1, codebook_start=0.0, warmup=0.0, max_grad_norm=1e9)
-    loader = DataLoader(TensorDataset(images, torch.zeros(4)), batch_size=4)
+    loader = fixed_batches(TensorDataset(images, torch.zeros(4)), 4, 0)
     task = VQGANTask(
         Accelerator(cpu=True), model, critic, None, options, images, loader, loader, None, {}, total_steps=10, seed=0
     )

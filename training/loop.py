@@ -252,7 +252,7 @@ class TrainingLoop:
         with StopRequest() as stop, progress as bar:
             for epoch in range(self.step // per_epoch, self.options.epochs):
                 bar.set_description(f"{self.task.name} epoch {epoch + 1}/{self.options.epochs}", refresh=False)
-                for batch in self.batches(epoch, self.step % per_epoch):
+                for batch in self._read(epoch):
                     self._one_step(batch, epoch, bar)
                     if stop.signal is not None:
                         return self._leave(stop.signal)
@@ -265,6 +265,16 @@ class TrainingLoop:
                 flush=True,
             )
         return 0
+
+    def _read(self, epoch: int) -> Iterator[Any]:
+        """What is left of the epoch's batches; where one cannot be read, the run is saved as it stands."""
+        try:
+            yield from self.batches(epoch, self.step % len(self.order))
+        except UserError as error:
+            self.save()
+            raise UserError(
+                f"{error}. Saved at step {self.step} in {self.folder.path}: mend that, then the same command goes on"
+            ) from error
 
     def _one_step(self, batch: Any, epoch: int, bar: tqdm) -> None:
         try:

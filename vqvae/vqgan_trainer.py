@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from dataset import DataContract, tensor_to_images
 from training import pictures
+from training.loader import Batches
 from training.loop import SavedParts, check_finite, check_gradient, scale_of
 from training.order import mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
@@ -100,8 +100,8 @@ class VQGANTask(SavedParts):
         lpips: nn.Module | None,
         options: VQGANOptions,
         calibration: Tensor,
-        train: DataLoader,
-        validation: DataLoader,
+        train: Batches,
+        validation: Batches,
         contract: DataContract,
         identity: dict[str, Any],
         total_steps: int,
@@ -137,7 +137,7 @@ class VQGANTask(SavedParts):
         self.critic_schedule = learning_rate_schedule(
             self.critic_optimizer.optimizer, options.lr_schedule, int(options.warmup * critic_steps), critic_steps
         )
-        tokens = len(train.dataset) * calibration.shape[-2] * calibration.shape[-1] // self.raw_model.factor**2
+        tokens = len(train.items) * calibration.shape[-2] * calibration.shape[-1] // self.raw_model.factor**2
         self.live = live_codes(self.raw_model.config.num_vq_embeddings, tokens)
 
     @property
@@ -248,7 +248,7 @@ class VQGANTask(SavedParts):
         self.critic_schedule.step()
         return logged | {"critic_gradient_norm": norm}
 
-    def _images(self, loader: DataLoader) -> Any:
+    def _images(self, loader: Batches) -> Any:
         return (images.to(self.accelerator.device) for images, _ in loader)
 
     def validate(self) -> dict[str, float]:
@@ -260,7 +260,7 @@ class VQGANTask(SavedParts):
 
     def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
         """Held-out images over their reconstructions and differences, and the power spectra's difference."""
-        held_out = self.validation.dataset
+        held_out = self.validation.items
         shown = range(0, len(held_out), max(1, len(held_out) // SHOWN))[:SHOWN]  # of every class, where it can be
         images = torch.stack([held_out[index][0] for index in shown])
         with torch.no_grad(), AveragedWeights(self.raw_model.eval(), self.average) as model:
