@@ -3,8 +3,9 @@
     python benchmarks/stops.py --stops 100 --output_dir stops
 
 Stage 1, stage 2 and sample.py take turns. Each stop is a SIGKILL anywhere, a SIGKILL while a file is being written, a
-SIGTERM or a SIGINT; then every file under its final name is read, and the same command goes on. What a run ends with is
-compared, bit by bit, with what one run without stops ended with. Prints a table; exit code 1 if anything was lost.
+SIGTERM, a SIGUSR1 or a SIGINT; then every file under its final name is read, and the same command goes on. What a run
+ends with is compared, bit by bit, with what one run without stops ended with. Prints a table; exit code 1 if anything
+was lost.
 """
 
 from __future__ import annotations
@@ -40,8 +41,15 @@ from training.arguments import positive_int, run_script
 
 EPOCHS = "12"  # of 3 steps each, every one of which is saved
 OFTEN = f"--epochs {EPOCHS} --save_steps 1 --save_epochs 2 --validation_epochs 2 --num_workers 0".split()
-KINDS = ("SIGKILL", "SIGKILL while saving", "SIGTERM", "SIGINT")
-LEFT = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # -SIGTERM: before it began
+SIGNALS = {
+    "SIGKILL": signal.SIGKILL,
+    "SIGKILL while saving": signal.SIGKILL,
+    "SIGTERM": signal.SIGTERM,
+    "SIGUSR1": signal.SIGUSR1,
+    "SIGINT": signal.SIGINT,
+}
+CAUGHT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+LEFT = (-signal.SIGKILL, *(-number for number in CAUGHT), *(128 + number for number in CAUGHT))  # negative: not begun
 GRACE = 60.0  # seconds that a run may take to save and leave
 Command = Callable[[Path], list[str]]
 
@@ -101,7 +109,7 @@ def is_saving(folder: Path) -> bool:
 
 
 def stop(pid: int, kind: str, folder: Path, generator: random.Random) -> tuple[int | None, bool]:
-    """Stop ``pid`` in one of the ``KINDS``; its exit code, and whether a file was half written. None: it hung."""
+    """Stop ``pid`` by one of ``SIGNALS``; its exit code (None: it hung), and whether a file was half written."""
     code = ended(pid, generator.uniform(0.0, 4.0))
     if kind == "SIGKILL while saving":
         while code is None and not is_saving(folder):
@@ -109,7 +117,7 @@ def stop(pid: int, kind: str, folder: Path, generator: random.Random) -> tuple[i
     if code is not None:
         return code, False
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}.get(kind, signal.SIGKILL))
+        os.kill(pid, SIGNALS[kind])
     code = ended(pid, GRACE)
     if code is None:
         os.kill(pid, signal.SIGKILL)
@@ -179,7 +187,7 @@ def measure() -> int:
         counts, half_written, finished, number = Counter(), Counter(), 0, 0
         with tqdm(total=args.stops, desc=name, unit="stop") as bar:
             while sum(counts.values()) < args.stops:
-                folder, kind = args.output_dir / f"{name}_{number}", generator.choice(KINDS)
+                folder, kind = args.output_dir / f"{name}_{number}", generator.choice(list(SIGNALS))
                 code, caught = stop(start(run, flags(folder), log), kind, folder, generator)
                 lost += damaged(folder)
                 if code == 0:
@@ -192,7 +200,7 @@ def measure() -> int:
                 counts[kind] += 1
                 half_written[kind] += caught
                 bar.update()
-        for kind in KINDS:
+        for kind in SIGNALS:
             print(f"| {name} | {kind} | {counts[kind]} | {half_written[kind]} | {finished} |")
     print("\n".join(lost) if lost else "nothing was lost")
     return 1 if lost else 0

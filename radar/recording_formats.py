@@ -17,6 +17,8 @@ from errors import UserError
 from radar import hdf5_file, matlab_file
 
 MAX_VALUES = 2**28  # 4 GiB as complex128; a header that claims more is damage or an attack
+FEW_VALUES = 2**24  # fewer do no harm, whatever they stand for
+MOST_VALUES_PER_BYTE = 16  # on the disk; a measured signal hardly shrinks when it is compressed, a bomb a thousandfold
 BIN_DTYPES = ("int16", "float32")
 NUMERIC = "iufc"
 _IN_PHASE = {"i", "re", "real", "inphase", "in-phase", "in_phase"}
@@ -41,8 +43,11 @@ class Contents:
 
 
 def _check_size(path: Path, shape: tuple[int, ...]) -> None:
-    if math.prod(shape) > MAX_VALUES:
+    values, stored = math.prod(shape), path.stat().st_size
+    if values > MAX_VALUES:
         raise UserError(f"{path}: an array of shape {tuple(shape)} is more than {MAX_VALUES} values: cut it in pieces")
+    if values > max(FEW_VALUES, MOST_VALUES_PER_BYTE * stored):
+        raise UserError(f"{path}: {stored} bytes that would unfold to {values} values are no recording but a trap")
 
 
 def _single(array: np.ndarray) -> Contents:

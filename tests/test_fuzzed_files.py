@@ -164,6 +164,7 @@ def kinds_of_a_run(root: Path, trained: TrainedStages) -> dict[str, Kind]:
     for folder, files in names.items():
         for name in files:
             whole = (folder / name).read_bytes()
+
             # What another kind's cases did to the folder must not be seen here.
             def restore(folder: Path = folder, kept: dict[str, bytes] = {}) -> None:  # noqa: B006 (meant to be kept)
                 for other in names[folder]:

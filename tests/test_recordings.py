@@ -245,6 +245,22 @@ def test_a_header_that_claims_a_terabyte_is_refused(tmp_path: Path) -> None:
         read_recording(tmp_path / "bomb.mat")
 
 
+@pytest.mark.parametrize("form", ["npz", "mat", "hdf5"])
+def test_a_small_file_that_would_fill_the_memory_is_refused_unread(tmp_path: Path, form: str) -> None:
+    """2**25 zeros, 256 MiB, in a file of a thousandth of that."""
+    path, zeros = tmp_path / f"bomb.{'npz' if form == 'npz' else 'mat'}", np.zeros((2**24, 2))
+    if form == "npz":
+        np.savez_compressed(path, a=zeros)
+    elif form == "mat":
+        savemat(path, {"a": zeros}, do_compression=True)
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("a", shape=zeros.shape, dtype="f8", chunks=(1024, 2))
+    assert path.stat().st_size < 2**19
+    with pytest.raises(UserError, match="no recording but a trap"):
+        read_recording(path)
+
+
 class Bomb:
     """Leaves a folder where it is unpickled."""
 

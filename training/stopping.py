@@ -1,13 +1,16 @@
-"""Ctrl-C and termination signals: finish the step, save, leave; a second Ctrl-C leaves at once."""
+"""Ctrl-C, termination signals and Slurm's warning: finish the step, save, leave; a second Ctrl-C leaves at once."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
+# SIGUSR1 is what `sbatch --signal=USR1@60` sends a minute before the end. Windows has none.
+CAUGHT = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
 
 class StopRequest:
-    """Catches SIGINT and SIGTERM (Slurm, Kaggle and shells send them) while used as a context.
+    """Catches ``CAUGHT`` while used as a context; shells, Slurm and Kaggle send them.
 
     ``signal`` is the number of the first one caught, or None; the exit code that tells of it is 128 + number.
     """
@@ -22,7 +25,7 @@ class StopRequest:
         self.signal = number
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in CAUGHT:
             self._before[number] = signal.signal(number, self._catch)
         return self
 
