@@ -16,6 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
 from tiny import TrainedStages, make_images, run_ldm, run_sample, run_vqgan, states_equal
@@ -45,18 +47,30 @@ def folder_of(trained: TrainedStages, stage: str) -> Path:
     return trained.vqgan_folder if stage == "vqgan" else trained.ldm_folder
 
 
-def stop_at(monkeypatch, step: int) -> None:
-    """Send this process SIGTERM within training step ``step``, once."""
+def stop_at(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal within training step ``step``, once."""
     inner = TrainingLoop._one_step
     sent = []
 
     def one_step(loop, batch, epoch, bar):
         if loop.step + 1 == step and not sent:
             sent.append(step)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         inner(loop, batch, epoch, bar)
 
     monkeypatch.setattr(TrainingLoop, "_one_step", one_step)
+
+
+def crash_at(monkeypatch, step: int) -> None:
+    """Break off training step ``step`` when its metrics are written and nothing is saved yet."""
+    inner = TrainingLoop._log
+
+    def log(loop, values, epoch):
+        inner(loop, values, epoch)
+        if loop.step == step:
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(TrainingLoop, "_log", log)
 
 
 def test_stage_1_logs_every_term_apart(trained):
@@ -122,35 +136,49 @@ def test_latent_statistics_are_those_of_the_training_latents(trained):
         assert payload["latent_statistics"]["std"][channel] == pytest.approx(float(values.std()), rel=1e-3)
 
 
-@pytest.mark.parametrize(("stage", "stops"), [("vqgan", (1, 2)), ("vqgan", (3, 7)), ("ldm", (1, 2)), ("ldm", (5, 6))])
-def test_resume_equals_uninterrupted(trained, stage, stops, tmp_path, monkeypatch):
-    """Stopped twice, before and after codebook and critic begin, within and at the end of epochs."""
-    for step in stops:
-        with monkeypatch.context() as patch:
-            stop_at(patch, step)
-            assert run_stage(trained, stage, tmp_path) == 128 + signal.SIGTERM
-        assert torch.load(tmp_path / "state_last.pt", weights_only=True)["step"] == step
-    assert run_stage(trained, stage, tmp_path) == 0
+STOPS = st.dictionaries(st.integers(1, 9), st.sampled_from(["SIGTERM", "SIGINT", "SIGUSR1", "crash"]), max_size=3)
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "ldm"])
+@settings(
+    max_examples=int(os.environ.get("RESUME_CASES", "3")),  # beside the written ones; 100 take four minutes
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(stops=STOPS, save_steps=st.sampled_from([0, 1, 2]))
+@example(stops={1: "SIGTERM", 2: "SIGINT"}, save_steps=0)
+@example(stops={3: "SIGUSR1", 7: "crash", 8: "SIGTERM"}, save_steps=2)
+def test_resume_equals_uninterrupted(stage, trained, tmp_path, stops, save_steps):
+    """Stopped at random steps: before and after codebook and critic begin, within and at the end of epochs."""
+    folder, flags = tmp_path / "run", ("--save_steps", save_steps)
+    shutil.rmtree(folder, ignore_errors=True)
+    for step, kind in sorted(stops.items()):
+        with pytest.MonkeyPatch.context() as patch:
+            if kind == "crash":
+                crash_at(patch, step)
+                with pytest.raises(RuntimeError, match="power cut"):
+                    run_stage(trained, stage, folder, *flags)
+                if save_steps:
+                    assert torch.load(folder / "state_last.pt", weights_only=True)["step"] >= step - save_steps
+            else:
+                stop_at(patch, step, getattr(signal, kind))
+                assert run_stage(trained, stage, folder, *flags) == 128 + getattr(signal, kind)
+                assert torch.load(folder / "state_last.pt", weights_only=True)["step"] == step
+    assert run_stage(trained, stage, folder, *flags) == 0
     for name in ("state_last.pt", f"{stage}_epoch_3.pt"):
-        ours = torch.load(tmp_path / name, weights_only=True)
+        ours = torch.load(folder / name, weights_only=True)
         theirs = torch.load(folder_of(trained, stage) / name, weights_only=True)
         for state in (ours, theirs):
             state.get("identity", {}).pop("arguments", None)  # of another output folder
         assert states_equal(ours, theirs), name
-    assert metrics(tmp_path) == metrics(folder_of(trained, stage))
+    assert metrics(folder) == metrics(folder_of(trained, stage))
 
 
 def test_crash_between_saves_loses_only_the_steps_since(trained, tmp_path, monkeypatch):
     """--save_steps 2 and a crash at step 6 whose metrics are already written."""
-    inner = TrainingLoop._log
-
-    def crash(loop, values, epoch):
-        inner(loop, values, epoch)
-        if loop.step == 6:
-            raise RuntimeError("power cut")
-
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "_log", crash)
+        crash_at(patch, 6)
         with pytest.raises(RuntimeError, match="power cut"):
             run_vqgan(trained.data, tmp_path, "--save_steps", "2")
     with open(tmp_path / "metrics.jsonl", "a") as file:
