@@ -7,7 +7,8 @@ Every draw chooses k images (or whole runs of windows) of each class, and everyt
 stages, and the classifiers of every arm, which are then scored on the same test images. Differences are paired by
 draw. ``--init_from demo``, a folder that ``make demo`` wrote, lets both stages begin with what they learned of
 simulated motion, which costs no measurement. Further flags of the scripts go through ``--vqvae``, ``--ldm``,
-``--sample`` and ``--evaluate``, each as one quoted string. What a draw has done already is not done again.
+``--sample`` and ``--evaluate``, each as one quoted string. What a draw has done already is not done again. The arms of
+every draw are kept in ``draws.json``; a copy of that file prints the table again without any of the rest.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from evaluation.gain import ARMS, BASELINE, mean_and_interval
 from spectrograms.groups import groups_of
 from spectrograms.listing import Listing, list_images
 from training.arguments import existing_dir, positive_int, run_script
+from training.files import read_object, save_json
 
 ROOT = Path(__file__).parents[1]
 BATCH = 16
@@ -79,7 +81,7 @@ def run(script: str, *flags: object) -> None:
 
 
 def draw(args: argparse.Namespace, paths: list[str], folder: Path, seed: int) -> dict:
-    """Train, sample and judge on ``paths`` alone; returns what ``report.json`` says of the arms."""
+    """Train, sample and judge on ``paths`` alone; returns accuracy and macro F1 of every arm."""
     report = folder / "report" / "report.json"
     if not report.exists():
         for path in paths:
@@ -106,7 +108,8 @@ def draw(args: argparse.Namespace, paths: list[str], folder: Path, seed: int) ->
         sets = ["--real_train", folder / "data", "--real_test", args.real_test, "--synthetic", folder / "augmented"]
         judged = [*(form if args.colormap else []), *size, "--output_dir", folder / "report"]
         run("evaluate.py", *sets, *judged, "--seeds", 1, "--seed", seed, *shlex.split(args.evaluate))
-    return json.loads(report.read_text(encoding="utf-8"))["gain"]
+    gain = json.loads(report.read_text(encoding="utf-8"))["gain"]
+    return {arm: {figure: gain[arm][figure] for figure in ("accuracy", "macro_f1")} for arm in ARMS}
 
 
 def newest(folder: Path, stem: str) -> Path:
@@ -156,13 +159,18 @@ def measure() -> int:
         parser.error("--runs needs --run_gap")
     listing = list_images(args.real_train)
     groups = groups_of(listing, run_gap=args.run_gap if args.runs else None)
-    name = f"runs{args.runs}" if args.runs else f"k{args.k}"
-    found = []
-    for seed in range(args.seeds):
-        paths = chosen(listing, groups, args.runs or args.k, seed)
-        print(f"draw {seed + 1} of {args.seeds}: {len(paths)} images", flush=True)
-        found.append(draw(args, paths, args.output_dir / f"{name}_seed{seed}", seed))
-    print(table(found))
+    names = [f"runs{args.runs}_seed{seed}" if args.runs else f"k{args.k}_seed{seed}" for seed in range(args.seeds)]
+    kept = args.output_dir / "draws.json"
+    draws = (
+        read_object(kept, "delete it: the draws whose reports are there are not done again") if kept.exists() else {}
+    )
+    for seed, name in enumerate(names):
+        if name not in draws:
+            paths = chosen(listing, groups, args.runs or args.k, seed)
+            print(f"draw {seed + 1} of {args.seeds}: {len(paths)} images", flush=True)
+            draws[name] = draw(args, paths, args.output_dir / name, seed)
+            save_json(kept, draws)
+    print(table([draws[name] for name in names]))
     return 0
 
 

@@ -31,7 +31,7 @@ from errors import UserError
 from radar.metadata import RadarMetadata
 from radar.recordings import read_recording
 
-CASES = int(os.environ.get("FUZZ_CASES", "40"))  # of each kind of file and of damage
+CASES = int(os.environ.get("FUZZ_CASES", "15"))  # of each kind of file and of damage
 LONGEST = 20.0  # seconds that a reader may take
 MOST_MEMORY = 2 * 2**30  # bytes that this process may ever have held
 

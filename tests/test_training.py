@@ -190,6 +190,20 @@ def test_crash_between_saves_loses_only_the_steps_since(trained, tmp_path, monke
     assert metrics(tmp_path) == metrics(trained.vqgan_folder)
 
 
+def test_from_a_damaged_state_the_older_one_leads_on(trained, tmp_path, monkeypatch):
+    flags = ("--save_steps", "2")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        run_ldm(trained.data, trained.vqgan, tmp_path, *flags)
+    state, older = tmp_path / "state_last.pt", tmp_path / "state_step_4.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(UserError, match=rf"^{state}: not a checkpoint.*: put the older {older} in its place, or start"):
+        run_ldm(trained.data, trained.vqgan, tmp_path, *flags)
+    older.replace(state)
+    assert run_ldm(trained.data, trained.vqgan, tmp_path, *flags) == 0
+    assert metrics(tmp_path) == metrics(trained.ldm_folder)
+
+
 def test_same_command_after_the_end_says_so_and_changes_nothing(trained, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(trained.ldm_folder, folder)

@@ -221,7 +221,10 @@ class TrainingLoop:
         if not self.folder.state_path.exists():
             return
         path = self.folder.state_path
-        state = checkpoint.load(path, self._kind_of_state, RunState)
+        try:
+            state = checkpoint.load(path, self._kind_of_state, RunState)
+        except UserError as error:
+            raise UserError(f"{error}: {self.folder.way_out()}") from error
         if state["steps_per_epoch"] != len(self.order):
             raise UserError(
                 f"{path}: was trained with {state['steps_per_epoch']} steps an epoch, the data now "
@@ -230,7 +233,7 @@ class TrainingLoop:
         self.step = self._saved_at = state["step"]
         self._best = state.get("best", self._best)
         self._skipped = state.get("skipped", 0)
-        with checkpoint.understood(path, self._kind_of_state):
+        with checkpoint.understood(path, self._kind_of_state, f": {self.folder.way_out()}"):
             self.task.load_state_dict(state["task"])
             torch.set_rng_state(state["random"]["cpu"])
             if torch.cuda.is_available() and state["random"]["cuda"]:

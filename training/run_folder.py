@@ -92,16 +92,21 @@ class RunFolder:
             os.link(self.state_path, previous)
         self.keep_newest("state_step_*.pt", number)
 
+    def way_out(self) -> str:
+        """What to do when ``state_last.pt`` cannot be used."""
+        previous = self._numbered("state_step_*.pt")
+        older = f"put the older {previous[-1]} in its place, or " if previous else ""
+        return f"{older}start over with --restart"
+
     def keep_newest(self, pattern: str, number: int) -> None:
         """Delete all but the ``number`` newest files of ``pattern`` (by the number in their name)."""
-
-        numbered = {}
-        for path in self.path.glob(pattern):
-            index = path.stem.rsplit("_", 1)[1]
-            if index.isdecimal():  # a copy that the user named is the user's
-                numbered[int(index)] = path
-        for _, path in sorted(numbered.items())[:-number]:
+        for path in self._numbered(pattern)[:-number]:
             path.unlink(missing_ok=True)
+
+    def _numbered(self, pattern: str) -> list[Path]:
+        """Files of ``pattern`` by the number in their name, the newest last; a copy that the user named is none."""
+        numbered = {path.stem.rsplit("_", 1)[1]: path for path in self.path.glob(pattern)}
+        return [numbered[index] for index in sorted(filter(str.isdecimal, numbered), key=int)]
 
     def close(self) -> None:
         """Let go of the folder."""
