@@ -10,7 +10,8 @@ from PIL import Image
 
 from errors import UserError
 
-MAX_PIXELS = 64 * 2**20  # 8192 x 8192; a larger file is a mistake or an attack, not a spectrogram
+MAX_PIXELS = 2**24  # 4096 x 4096; a larger file is a recording to cut into windows, a mistake or an attack
+_REMEDY = "cut it into windows of a few seconds, or remove it"
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -55,7 +56,7 @@ def _read_npy(path: Path) -> tuple[NDArray, str]:
     if squeezed.ndim != 2:
         raise UnreadableImage(f"{path}: has shape {mapped.shape}, expected (Doppler, time)")
     if squeezed.size > MAX_PIXELS:
-        raise UnreadableImage(f"{path}: {squeezed.shape} is far too large for a spectrogram")
+        raise UnreadableImage(f"{path}: {squeezed.shape} is far too large for a spectrogram: {_REMEDY}")
     with np.errstate(over="ignore"):  # what is too large becomes infinite and is refused below
         # A copy, never a view: a mapped file that is cut short later would kill the process.
         array = np.array(squeezed, dtype=np.float32)
@@ -67,7 +68,8 @@ def _read_npy(path: Path) -> tuple[NDArray, str]:
 def _read_picture(path: Path) -> tuple[NDArray, str]:
     with Image.open(path) as image:
         if image.size[0] * image.size[1] > MAX_PIXELS:
-            raise UnreadableImage(f"{path}: {image.size[0]}x{image.size[1]} is far too large for a spectrogram")
+            size = f"{image.size[0]}x{image.size[1]}"
+            raise UnreadableImage(f"{path}: {size} is far too large for a spectrogram: {_REMEDY}")
         if getattr(image, "n_frames", 1) > 1:
             raise UnreadableImage(f"{path}: holds {image.n_frames} frames, expected one image")
         image.load()
@@ -85,7 +87,7 @@ def _read_picture(path: Path) -> tuple[NDArray, str]:
             return array, "F"
         if image.mode in ("L", "1", "LA"):
             return np.asarray(image.convert("L")), "L"
-        rgb = np.asarray(image.convert("RGB"))
+        rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         if image.mode == "P" and (rgb == rgb[..., :1]).all():
             return rgb[..., 0], "L"
         return rgb, "RGB"
@@ -97,8 +99,8 @@ def to_unit(array: NDArray, mode: str, value_range: tuple[float, float]) -> NDAr
     ``value_range`` (low, high) is what 0 and 1 stand for in float files; integers use the whole of their depth.
     """
     if mode in ("L", "RGB"):
-        return array.astype(np.float32) / 255.0
+        return np.divide(array, 255.0, dtype=np.float32)
     if mode == "I;16":
-        return array.astype(np.float32) / 65535.0
+        return np.divide(array, 65535.0, dtype=np.float32)
     low, high = value_range
     return np.clip((array - low) / (high - low), 0.0, 1.0).astype(np.float32)
