@@ -39,7 +39,7 @@ import train_vqvae
 from errors import UserError
 from training.arguments import positive_int, run_script
 
-EPOCHS = "12"  # of 3 steps each, every one of which is saved
+EPOCHS = "6"  # of 3 steps each, every one of which is saved
 OFTEN = f"--epochs {EPOCHS} --save_steps 1 --save_epochs 2 --validation_epochs 2 --num_workers 0".split()
 SIGNALS = {
     "SIGKILL": signal.SIGKILL,
@@ -50,6 +50,7 @@ SIGNALS = {
 }
 CAUGHT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LEFT = (-signal.SIGKILL, *(-number for number in CAUGHT), *(128 + number for number in CAUGHT))  # negative: not begun
+LONGEST = 600.0  # seconds that an undisturbed run may take
 GRACE = 60.0  # seconds that a run may take to save and leave
 Command = Callable[[Path], list[str]]
 
@@ -108,9 +109,9 @@ def is_saving(folder: Path) -> bool:
     return any(folder.rglob(".*.tmp"))
 
 
-def stop(pid: int, kind: str, folder: Path, generator: random.Random) -> tuple[int | None, bool]:
+def stop(pid: int, kind: str, folder: Path, seconds: float) -> tuple[int | None, bool]:
     """Stop ``pid`` by one of ``SIGNALS``; its exit code (None: it hung), and whether a file was half written."""
-    code = ended(pid, generator.uniform(0.0, 4.0))
+    code = ended(pid, seconds)
     if kind == "SIGKILL while saving":
         while code is None and not is_saving(folder):
             code = ended(pid, 0.001)
@@ -181,14 +182,16 @@ def measure() -> int:
     print("| script | kind of stop | stops | while a file was half written | runs that ended |\n|---|---|---|---|---|")
     for name, (run, flags) in commands(make_images(args.output_dir / "data"), reference).items():
         log = args.output_dir / f"{name}.log"
-        code = ended(start(run, flags(reference / name), log), 600)
+        began = time.monotonic()
+        code = ended(start(run, flags(reference / name), log), LONGEST)
+        whole = time.monotonic() - began
         if code != 0:
             raise UserError(f"{log}: the undisturbed run ended with code {code}")
         counts, half_written, finished, number = Counter(), Counter(), 0, 0
         with tqdm(total=args.stops, desc=name, unit="stop") as bar:
             while sum(counts.values()) < args.stops:
                 folder, kind = args.output_dir / f"{name}_{number}", generator.choice(list(SIGNALS))
-                code, caught = stop(start(run, flags(folder), log), kind, folder, generator)
+                code, caught = stop(start(run, flags(folder), log), kind, folder, generator.uniform(0, whole))
                 lost += damaged(folder)
                 if code == 0:
                     lost += differences(folder, reference / name)
