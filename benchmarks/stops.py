@@ -67,7 +67,7 @@ def commands(data: Path, reference: Path) -> dict[str, tuple[Callable[[list[str]
 
 
 def start(run: Callable[[list[str]], int], flags: list[str], log: Path) -> int:
-    """Fork a process that runs ``flags`` and exits with its code; returns its pid.
+    """Fork a process that runs ``flags`` as its script does and exits with its code; returns its pid.
 
     A fork has torch loaded already, so that most of its life is training; this process never computes, and so has no
     threads that a fork would lose.
@@ -80,12 +80,9 @@ def start(run: Callable[[list[str]], int], flags: list[str], log: Path) -> int:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            code = run(flags)
-        except UserError as error:
-            print(error, file=sys.stderr)
-            code = 2
-        except KeyboardInterrupt:  # before the run had anything to save
-            code = 128 + signal.SIGINT
+            run_script(lambda: run(flags))
+        except SystemExit as leaving:
+            code = leaving.code
         except BaseException:
             traceback.print_exc()
         sys.stdout.flush()
