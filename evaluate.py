@@ -10,6 +10,7 @@ from training.arguments import (
     count,
     existing_dir,
     existing_file,
+    fraction,
     output_dir,
     positive_int,
     positive_real,
@@ -46,6 +47,13 @@ def build_parser() -> Parser:
         default=[],
         metavar="RATIO",
         help="also with so many synthetic images per real one",
+    )
+    parser.add_argument(
+        "--synthetic_share",
+        type=fraction,
+        default=None,
+        metavar="SHARE",
+        help="of every batch, where there are real images too; none: as if their files lay in one folder",
     )
     parser.add_argument("--seeds", type=positive_int, default=5, help="classifiers trained per arm")
     parser.add_argument("--seed", type=count, default=0, help="the first of them")
@@ -123,7 +131,7 @@ def evaluate(args: argparse.Namespace) -> int:
         synthetic,
         held_out,
         len(contract.classes),
-        Judge(args.classifier, args.steps, args.batch_size, device),
+        Judge(args.classifier, args.steps, args.batch_size, device, args.synthetic_share),
         range(args.seed, args.seed + args.seeds),
         [*sorted(set(args.k)), None],
         sorted(set(args.volumes)),

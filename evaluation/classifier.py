@@ -171,14 +171,25 @@ def batches_of(
     num_classes: int,
     batch_size: int,
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None,
+    synthetic_share: float | None = None,
 ) -> Batch:
-    """A function that draws batches from real and synthetic images alike, as if their files lay in one folder."""
+    """A function that draws batches of real and synthetic images.
+
+    ``synthetic_share`` of every batch is synthetic, where there are both; None: images are drawn alike, as if their
+    files lay in one folder.
+    """
     sources = [source for source in (real, synthetic) if source is not None]
     pool = torch.cat([source.images for source in sources])
     of_pool = torch.cat([source.labels for source in sources])
+    begin = 0 if real is None else len(real)  # of the synthetic ones in the pool
+    of_synthetic = None if None in (real, synthetic, synthetic_share) else round(synthetic_share * batch_size)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        pick = torch.randint(len(pool), (batch_size,), generator=generator)
+        if of_synthetic is None:
+            pick = torch.randint(len(pool), (batch_size,), generator=generator)
+        else:
+            of_real = torch.randint(begin, (batch_size - of_synthetic,), generator=generator)
+            pick = torch.cat([of_real, torch.randint(begin, len(pool), (of_synthetic,), generator=generator)])
         images, targets = pool[pick], functional.one_hot(of_pool[pick], num_classes).float()
         return augment(images, targets, generator) if augment else (images, targets)
 

@@ -57,12 +57,20 @@ class ClassifierFile(TypedDict):
 
 @dataclass(frozen=True)
 class Judge:
-    """How classifiers are trained: network, steps, batch size, device."""
+    """How classifiers are trained.
+
+    Attributes:
+        network: see ``build_classifier``.
+        steps, batch_size: of the optimiser.
+        device: where.
+        synthetic_share: of a batch, where there are real images too; None: as there are images.
+    """
 
     network: str
     steps: int
     batch_size: int
     device: torch.device
+    synthetic_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -252,6 +260,7 @@ class Study:
             self.classes,
             self.judge.batch_size,
             RECIPES[self.recipes[case.k]] if use_classical else None,
+            self.judge.synthetic_share,
         )
         return self._fit(batch, case.seed, bar)
 
@@ -296,6 +305,8 @@ class Study:
             used.append(images["real"])
         if use_synthetic:
             used.append(images["synthetic"])
+        if use_real and use_synthetic and self.judge.synthetic_share is not None:
+            used.append(str(self.judge.synthetic_share))
         return checkpoint.digest([*self._training, case.arm, case.k, case.volume, case.seed, recipe, *used])
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,30 @@ def small_study(folder: Path | None = None, synthetic_seed: int = 1, **options: 
     judge = Judge("small", 3, 8, CPU)
     sets = (image_set(24, 0), image_set(40, synthetic_seed), image_set(8, 2))
     return Study(*sets, 2, judge, (0, 1), folder=folder, **options)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(None, 0.9), (0.0, 0.0), (0.25, 0.25), (1.0, 1.0)])
+def test_the_share_of_synthetic_images_is_that_of_their_number_or_the_one_asked_for(share, expected):
+    real, synthetic = image_set(20, 0), image_set(180, 1)
+    real.images.fill_(0.0)
+    synthetic.images.fill_(1.0)
+    draw = batches_of(real, synthetic, 2, 64, None, share)
+    generator = torch.Generator().manual_seed(0)
+    shares = [float(draw(generator)[0].mean()) for _ in range(50)]
+    assert np.mean(shares) == pytest.approx(expected, abs=0.02)
+    assert share is None or len(set(shares)) == 1
+    alone, _ = batches_of(None, synthetic, 2, 64, None, share)(generator)
+    assert float(alone.mean()) == 1.0
+
+
+def test_another_share_trains_the_mixed_arms_alone_anew(tmp_path, monkeypatch):
+    small_study(tmp_path).run()
+    trained = []
+    monkeypatch.setattr(gain, "train_classifier", lambda *_: trained.append(1) or build_classifier("small", 1, 2))
+    study = small_study(tmp_path)
+    study.judge = replace(study.judge, synthetic_share=0.5)
+    study.run()
+    assert len(trained) == 2 * 2, "two arms, two seeds"
 
 
 def test_every_arm_is_paired_with_the_baseline():
