@@ -301,6 +301,22 @@ def test_comparisons_are_bounded():
     assert max(near) <= 1000 + leaks.CANDIDATES
 
 
+def test_of_very_many_images_some_from_everywhere_are_compared_with_few():
+    asked = Counter()
+
+    def load(path: str) -> np.ndarray:
+        asked[path] += 1
+        return np.zeros(leaks.SIZE, np.float32)
+
+    names = [f"a/x{number}.png" for number in range(20_000)]
+    held_out, others = names[::10], [name for number, name in enumerate(names) if number % 10]
+    leaks.shared_columns([(name, 0) for name in held_out], [(name, 0) for name in others], load)
+    compared = [int(name[3:-4]) for name in held_out if name in asked]
+    assert len(compared) == leaks.MOST_HELD_OUT
+    assert min(compared) < 1000 and max(compared) > 19_000
+    assert sum(asked.values()) < 15_000  # 400 images with 200 others each
+
+
 @pytest.mark.real_data
 @pytest.mark.skipif(not (DATA / "gait_id10").is_dir(), reason="measured recordings are absent")
 def test_runs_of_gait_windows_stay_together():
