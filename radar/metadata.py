@@ -13,8 +13,10 @@ from pydantic import Field, PositiveInt, TypeAdapter
 
 from errors import UserError, in_one_line
 
-FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(allow_inf_nan=False, gt=0)]
+# Bounds that no radar reaches, so that arithmetic with what a damaged file holds stays finite.
+Doppler = Annotated[float, Field(ge=-1e12, le=1e12)]
+Decibels = Annotated[float, Field(ge=-1e4, le=1e4)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e18)]
 SPEED_OF_LIGHT = 299_792_458.0  # m/s
 FILE_NAME = "radar.json"
 
@@ -47,11 +49,11 @@ class RadarMetadata:
     window_length: PositiveInt
     hop: PositiveInt
     fft_size: PositiveInt
-    doppler_top_hz: FiniteFloat
-    doppler_bottom_hz: FiniteFloat
+    doppler_top_hz: Doppler
+    doppler_bottom_hz: Doppler
     duration_s: PositiveFloat
-    floor_db: FiniteFloat
-    ceiling_db: FiniteFloat
+    floor_db: Decibels
+    ceiling_db: Decibels
     reference: str = "peak"
     colormap: str = "grey"
     mti: str = "none"

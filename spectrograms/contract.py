@@ -16,7 +16,7 @@ from pydantic import Field, FiniteFloat, TypeAdapter
 
 from radar.colormap import apply_colormap, recover_scalar
 from radar.colormap_names import NAMES as COLORMAPS
-from spectrograms.decode import MAX_PIXELS, UnreadableImage, read_image, to_unit
+from spectrograms.decode import MAX_PIXELS, UnreadableImage, is_a_range, read_image, to_unit
 from spectrograms.resize import pad, resize, undo_resize
 
 FLOAT_MODES = ("npy", "F")
@@ -59,7 +59,7 @@ class DataContract:
             raise ValueError("images are far too large for spectrograms")
         if any(padded < side for padded, side in zip(self.padded_size, self.image_size, strict=True)):
             raise ValueError("images are smaller padded than they are")
-        if not self.value_range[0] < self.value_range[1]:
+        if not is_a_range(*self.value_range):
             raise ValueError(f"values from {self.value_range[0]} to {self.value_range[1]}")
 
     def check_model(self, channels: int, factor: int) -> None:

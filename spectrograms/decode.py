@@ -11,6 +11,7 @@ from PIL import Image
 from errors import UserError
 
 MAX_PIXELS = 2**24  # 4096 x 4096; a larger file is a recording to cut into windows, a mistake or an attack
+LARGEST = 1e30  # neither decibels nor power; and float32 arithmetic has room left
 _REMEDY = "cut it into windows of a few seconds, or remove it"
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
@@ -60,9 +61,15 @@ def _read_npy(path: Path) -> tuple[NDArray, str]:
     with np.errstate(over="ignore"):  # what is too large becomes infinite and is refused below
         # A copy, never a view: a mapped file that is cut short later would kill the process.
         array = np.array(squeezed, dtype=np.float32)
+    _check_values(path, array)
+    return array, "npy"
+
+
+def _check_values(path: Path, array: NDArray[np.float32]) -> None:
     if not np.isfinite(array).all():
         raise UnreadableImage(f"{path}: holds NaN or infinite values; mend or remove it")
-    return array, "npy"
+    if (np.abs(array) > LARGEST).any():
+        raise UnreadableImage(f"{path}: holds values beyond {LARGEST:g}; mend or remove it")
 
 
 def _read_picture(path: Path) -> tuple[NDArray, str]:
@@ -82,8 +89,7 @@ def _read_picture(path: Path) -> tuple[NDArray, str]:
             return array.astype(np.uint16), "I;16"
         if image.mode == "F":
             array = np.asarray(image, dtype=np.float32)
-            if not np.isfinite(array).all():
-                raise UnreadableImage(f"{path}: holds NaN or infinite values; mend or remove it")
+            _check_values(path, array)
             return array, "F"
         if image.mode in ("L", "1", "LA"):
             return np.asarray(image.convert("L")), "L"
@@ -93,10 +99,17 @@ def _read_picture(path: Path) -> tuple[NDArray, str]:
         return rgb, "RGB"
 
 
+def is_a_range(low: float, high: float) -> bool:
+    """Whether float32 can tell values from ``low`` to ``high`` apart."""
+    largest = max(abs(low), abs(high))
+    return largest <= LARGEST and high - low > max(1e-6 * largest, 1 / LARGEST)
+
+
 def to_unit(array: NDArray, mode: str, value_range: tuple[float, float]) -> NDArray[np.float32]:
     """Scale a decoded array to [0, 1]. (H, W) or (H, W, 3) -> the same, float32.
 
-    ``value_range`` (low, high) is what 0 and 1 stand for in float files; integers use the whole of their depth.
+    ``value_range`` (low, high; see ``is_a_range``) is what 0 and 1 stand for in float files; integers use the whole of
+    their depth.
     """
     if mode in ("L", "RGB"):
         return np.divide(array, 255.0, dtype=np.float32)

@@ -15,7 +15,7 @@ from errors import UserError
 from radar.colormap import best_colormap, invert_colormap
 from radar.metadata import RadarMetadata
 from spectrograms.contract import DataContract
-from spectrograms.decode import read_image
+from spectrograms.decode import is_a_range, read_image
 from spectrograms.listing import Listing
 from spectrograms.resize import padded_size
 
@@ -68,18 +68,21 @@ def make_contract(
 
 
 def _float_range(listing: Listing, radar: RadarMetadata | None) -> tuple[float, float]:
-    """What the values of float files span: [0, 1], or ``radar.json``'s decibels, or else their own extremes."""
+    """What the values of float files span: [0, 1], or ``radar.json``'s decibels, or else their own extremes.
+
+    Values that stay in the lower half of [0, 1] were scaled by nobody: power in watts, say, which would all be black.
+    """
     low, high = float("inf"), float("-inf")
     for name in tqdm(listing.paths, desc="measuring values", leave=False, delay=1):
         array, mode = read_image(listing.root / name)
         if mode in ("npy", "F"):
             low, high = min(low, float(array.min())), max(high, float(array.max()))
-    if low >= 0 and high <= 1:
+    if low >= 0 and 0.5 < high <= 1:
         return 0.0, 1.0
     if radar is not None and radar.floor_db < high and low < radar.ceiling_db:
         return float(radar.floor_db), float(radar.ceiling_db)
-    if low >= high:
-        raise UserError(f"--data_dir {listing.root}: every value of its float files is {low:g}")
+    if not is_a_range(low, high):
+        raise UserError(f"--data_dir {listing.root}: the values of its float files are {low:g} to {high:g}: no range")
     return low, high
 
 

@@ -467,6 +467,19 @@ def test_float_maps_of_zero_to_one_are_taken_as_they_are_whatever_radar_json_say
     assert open_folder(tmp_path).contract.value_range == (0.0, 1.0)
 
 
+def test_power_in_watts_is_not_taken_for_zero_to_one(tmp_path):
+    write_classes(tmp_path, lambda path: np.save(path, 1e-9 * RNG.random((12, 20))), suffix=".npy")
+    data = open_folder(tmp_path)
+    assert data.contract.value_range[1] == pytest.approx(1e-9, rel=0.1)
+    assert data.train[0][0].max() > 0.8 and data.train[0][0].min() < -0.8
+
+
+def test_values_that_hardly_differ_are_no_range(tmp_path):
+    write_classes(tmp_path, lambda path: np.save(path, 40 + 1e-6 * RNG.random((12, 20))), suffix=".npy")
+    with pytest.raises(UserError, match="are 40 to 40: no range"):
+        open_folder(tmp_path)
+
+
 def test_the_contract_survives_json(tmp_path):
     write_classes(tmp_path, Image.fromarray(GREY).save)
     RadarMetadata(5.8e9, 1000, "hann", 64, 16, 64, 500, -500, 2.0, -40.0, 0.0).save(tmp_path)

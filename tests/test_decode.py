@@ -110,6 +110,7 @@ def test_several_frames_under_one_name_are_refused(tmp_path, form):
     ("values", "message"),
     [
         (np.full((4, 4), 1e300), "NaN or infinite"),
+        (np.full((4, 4), -1e35), r"beyond 1e\+30"),
         (np.zeros((0, 5)), "5x0 pixels"),
         (np.zeros((4, 4), bool), "holds bool"),
         (np.zeros((1, 64)), r"shape \(1, 64\)"),

@@ -234,7 +234,7 @@ def changed(tree: Any, changes: list[tuple[int, str, Any]]) -> Any:
             return value
         container, key = found[number % len(found)]
         if what == "put":
-            container[key] = value
+            container[key] = copy.deepcopy(value)  # or a later change could put it into itself
         elif what == "drop":
             del container[key]
         elif isinstance(container, dict):
