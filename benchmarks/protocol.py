@@ -7,8 +7,8 @@ Every draw chooses k images (or whole runs of windows) of each class, and everyt
 stages, and the classifiers of every arm, which are then scored on the same test images. Differences are paired by
 draw. ``--init_from demo``, a folder that ``make demo`` wrote, lets both stages begin with what they learned of
 simulated motion, which costs no measurement. Further flags of the scripts go through ``--vqvae``, ``--ldm``,
-``--sample`` and ``--evaluate``, each as one quoted string. What a draw has done already is not done again. The arms of
-every draw are kept in ``draws.json``; a copy of that file prints the table again without any of the rest.
+``--sample`` and ``--evaluate``, each as one quoted string. What a draw has done already is not done again. The figures
+of every draw are kept in ``draws.json``, and ``draws.png`` shows the draws of every k that it holds.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from collections import defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+from matplotlib.figure import Figure
 
 from errors import UserError
 from evaluation.gain import ARMS, BASELINE, mean_and_interval
@@ -132,6 +135,28 @@ def table(draws: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def plot(draws: dict[str, dict], path: Path) -> None:
+    """Draw accuracy against the number of images, or runs, that were drawn."""
+    groups: dict[int, list[dict]] = defaultdict(list)
+    for name, found in draws.items():
+        size = name.rpartition("_seed")[0]
+        groups[int(size.lstrip("kruns"))].append(found)
+    figure = Figure(figsize=(6.4, 3.6))
+    axes = figure.add_subplot()
+    numbers = sorted(groups)
+    for place, arm in enumerate(ARMS):
+        points = [mean_and_interval([found[arm]["accuracy"] for found in groups[number]]) for number in numbers]
+        means, halves = 100 * np.array(points).T
+        aside = 0.06 * (place - len(ARMS) / 2)  # so that intervals do not hide each other
+        axes.errorbar(np.arange(len(numbers)) + aside, means, halves, marker="o", capsize=2, linewidth=1, label=arm)
+    what = "runs of each class" if name.startswith("runs") else "images of each class"
+    axes.set_xticks(range(len(numbers)), [str(number) for number in numbers])
+    axes.set(xlabel=f"real {what}", ylabel="accuracy (%), 95% interval over draws")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
 def measure() -> int:
     """Go through all draws, and print the table."""
     parser = argparse.ArgumentParser(
@@ -170,6 +195,7 @@ def measure() -> int:
             print(f"draw {seed + 1} of {args.seeds}: {len(paths)} images", flush=True)
             draws[name] = draw(args, paths, args.output_dir / name, seed)
             save_json(kept, draws)
+    plot(draws, args.output_dir / "draws.png")
     print(table([draws[name] for name in names]))
     return 0
 

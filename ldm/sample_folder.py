@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from dataset import DataContract, load_preview, save_image
@@ -82,8 +82,11 @@ class SampleFolder:
                 )
 
     def _stands(self, name: str) -> bool:
+        path = PurePath(name)
+        if path.is_absolute() or ".." in path.parts:  # no image of this folder, whatever is there
+            return False
         try:
-            return (self.path / name).is_file()
+            return (self.path / path).is_file()
         except (OSError, ValueError):  # no name that a file can have
             return False
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from benchmarks.protocol import chosen, table
+import pytest
+from PIL import Image
+
+from benchmarks.protocol import chosen, plot, table
 from evaluation.gain import ARMS, BASELINE
 from spectrograms.groups import groups_of
 from spectrograms.listing import Listing
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def listing() -> Listing:
@@ -42,3 +48,15 @@ def test_the_table_pairs_every_arm_with_the_baseline_of_its_own_draw():
     assert set(rows) == set(ARMS)
     assert rows["real"].endswith("| 2.0 ± 0.0 |"), "the spread of the draws must not count"
     assert rows[BASELINE].split("|")[2].strip() == "60.0 ± 49.7" and rows[BASELINE].endswith("|  |")
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "draws").glob("*.json")), ids=lambda path: path.stem)
+def test_the_tables_in_the_docs_are_those_of_the_draws(path, tmp_path):
+    draws = json.loads(path.read_text(encoding="utf-8"))
+    results = (DOCS / "results.md").read_text(encoding="utf-8").splitlines()
+    for size in {name.rpartition("_seed")[0] for name in draws}:
+        rows = table([found for name, found in draws.items() if name.startswith(f"{size}_")]).splitlines()[2:]
+        assert [row for row in rows if row not in results] == [], f"{path.stem}, {size}"
+    plot(draws, tmp_path / "draws.png")
+    with Image.open(tmp_path / "draws.png") as picture:
+        assert picture.convert("L").getextrema()[1] - picture.convert("L").getextrema()[0] > 50

@@ -132,6 +132,18 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, tmp_path, monkeyp
     assert not list((tmp_path / "cut").rglob(".*.tmp"))
 
 
+def test_a_manifest_cannot_name_files_outside_its_folder(trained, tmp_path):
+    assert run_sample(trained.ldm, tmp_path / "out") == 0
+    (tmp_path / "secret.png").write_bytes(b"not ours")
+    with open(tmp_path / "out" / "manifest.jsonl", "a") as file:
+        for name in ("../secret.png", str(tmp_path / "secret.png")):
+            file.write(json.dumps({"file_name": name, "label": "walk"}) + "\n")
+    before = [entry["file_name"] for entry in manifest(tmp_path / "out")]
+    assert run_sample(trained.ldm, tmp_path / "out") == 0
+    assert [entry["file_name"] for entry in manifest(tmp_path / "out")] == before[:-2]
+    assert (tmp_path / "secret.png").read_bytes() == b"not ours"
+
+
 def test_a_signal_ends_between_batches_and_says_how_to_go_on(trained, tmp_path, monkeypatch, capsys):
     import os
     import signal
