@@ -147,7 +147,7 @@ def plot(draws: dict[str, dict], path: Path) -> None:
     for place, arm in enumerate(ARMS):
         points = [mean_and_interval([found[arm]["accuracy"] for found in groups[number]]) for number in numbers]
         means, halves = 100 * np.array(points).T
-        aside = 0.06 * (place - len(ARMS) / 2)  # so that intervals do not hide each other
+        aside = 0.04 * (place - (len(ARMS) - 1) / 2)  # so that intervals do not hide each other
         axes.errorbar(np.arange(len(numbers)) + aside, means, halves, marker="o", capsize=2, linewidth=1, label=arm)
     what = "runs of each class" if name.startswith("runs") else "images of each class"
     axes.set_xticks(range(len(numbers)), [str(number) for number in numbers])
@@ -194,7 +194,7 @@ def measure() -> int:
             paths = chosen(listing, groups, args.runs or args.k, seed)
             print(f"draw {seed + 1} of {args.seeds}: {len(paths)} images", flush=True)
             draws[name] = draw(args, paths, args.output_dir / name, seed)
-            save_json(kept, draws)
+            save_json(draws, kept)
     plot(draws, args.output_dir / "draws.png")
     print(table([draws[name] for name in names]))
     return 0
