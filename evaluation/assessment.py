@@ -145,11 +145,12 @@ def _compare(
 
 def _setting(real: ImageSet, held_out: ImageSet, synthetic: ImageSet, contract: DataContract, study: Study) -> str:
     judge = study.judge
+    share = "" if judge.synthetic_share is None else f", {judge.synthetic_share:.0%} of them synthetic beside real ones"
     return (
         f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
         f"{len(contract.classes)} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier "
-        f"{judge.network}, {judge.steps} steps of {judge.batch_size} images, {len(study.seeds)} seeds. Classical "
-        f"augmentation: {study.recipes[None]}, the best of {len(RECIPES)} by cross-validation on the real training "
+        f"{judge.network}, {judge.steps} steps of {judge.batch_size} images{share}, {len(study.seeds)} seeds. "
+        f"Classical augmentation: {study.recipes[None]}, the best of {len(RECIPES)} by cross-validation on the real training "
         f"images. {_test_noise(study.table(None), len(held_out))}{_absent(synthetic, contract)}"
     )
 

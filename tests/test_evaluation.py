@@ -556,11 +556,12 @@ def test_a_second_run_measures_only_what_changed(folders, tmp_path, monkeypatch)
 
 def test_one_data_set_is_judged_by_its_saved_parts(tmp_path):
     make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4, seed=1)
-    flags = ("--data_dir", tmp_path / "data", "--synthetic", tmp_path / "synthetic")
+    flags = ("--data_dir", tmp_path / "data", "--synthetic", tmp_path / "synthetic", "--synthetic_share", 0.5)
     assert run(*flags, "--val_fraction", 0.25, "--test_fraction", 0.25, "--output_dir", tmp_path / "report") == 0
     parts = json.loads((tmp_path / "data" / "splits.json").read_text())["parts"]
     setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
     assert f"{len(parts['train']) + len(parts['val'])} real training, {len(parts['test'])} held-out" in setting
+    assert ", 50% of them synthetic beside real ones," in setting
 
 
 def test_classes_without_synthetic_images_are_named(folders, tmp_path):
