@@ -150,8 +150,8 @@ def _setting(real: ImageSet, held_out: ImageSet, synthetic: ImageSet, contract: 
         f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
         f"{len(contract.classes)} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier "
         f"{judge.network}, {judge.steps} steps of {judge.batch_size} images{share}, {len(study.seeds)} seeds. "
-        f"Classical augmentation: {study.recipes[None]}, the best of {len(RECIPES)} by cross-validation on the real training "
-        f"images. {_test_noise(study.table(None), len(held_out))}{_absent(synthetic, contract)}"
+        f"Classical augmentation: {study.recipes[None]}, the best of {len(RECIPES)} by cross-validation on the "
+        f"real training images. {_test_noise(study.table(None), len(held_out))}{_absent(synthetic, contract)}"
     )
 
 
