@@ -94,8 +94,8 @@ def measure() -> int:
             log.unlink()
             code = ended(start(run, flags(disk / "run"), log), LONGEST)
             line = last_line(log)
-            if code == EXIT_USER_ERROR and "the disk is full" in line:
-                told[Path(line.split("error: ")[1].split(":")[0]).name] += 1
+            if code == EXIT_USER_ERROR and any(words in line for words in ("the disk is full", "No space left")):
+                told[Path(line.split("error: ")[1].removeprefix("--output_dir ").split(":")[0]).name] += 1
             elif code != 0:
                 lost.append(f"{log}: ended with code {code}: {line}")
             lost += damaged(disk / "run")
@@ -103,7 +103,10 @@ def measure() -> int:
             code = ended(start(run, flags(disk / "run"), log), LONGEST)
             if code != 0:
                 lost.append(f"{log}: with room again it ended with code {code}: {last_line(log)}")
-            lost += differences(disk / "run", reference / name)
+            found = differences(disk / "run", reference / name)
+            if found:
+                shutil.copytree(disk / "run", args.output_dir / f"lost_{len(lost)}")  # to look at
+            lost += found
             unmount(disk)
         what = ", ".join(f"{path} {number}" for path, number in told.most_common())
         print(f"| {name} | {args.cases} | {told.total()} | {what} |", flush=True)

@@ -148,6 +148,7 @@ STOPS = st.dictionaries(st.integers(1, 9), st.sampled_from(["SIGTERM", "SIGINT",
 )
 @given(stops=STOPS, save_steps=st.sampled_from([0, 1, 2]))
 @example(stops={1: "SIGTERM", 2: "SIGINT"}, save_steps=0)
+@example(stops={1: "crash"}, save_steps=1)
 @example(stops={3: "SIGUSR1", 7: "crash", 8: "SIGTERM"}, save_steps=2)
 def test_resume_equals_uninterrupted(stage, trained, tmp_path, stops, save_steps):
     """Stopped at random steps: before and after codebook and critic begin, within and at the end of epochs."""

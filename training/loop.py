@@ -219,6 +219,7 @@ class TrainingLoop:
             UserError: it belongs to another stage, data order or format.
         """
         if not self.folder.state_path.exists():
+            self.folder.forget_after(0)  # logged by a run that was killed before it could save
             return
         path = self.folder.state_path
         try:
