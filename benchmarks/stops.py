@@ -75,6 +75,7 @@ def start(run: Callable[[list[str]], int], flags: list[str], log: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     code = 1
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
