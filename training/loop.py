@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -355,6 +356,9 @@ class TrainingLoop:
         self._warn(self._health.of_validation(figures), bar)
         for name, path in self.task.draw(self.folder.pictures, epoch + 1).items():
             self.tracker.picture(name, path, self.step)
+        # matplotlib's figures hold themselves: left to the collector's rare full passes, dozens of them lie between
+        # what lives on, and a long run's memory creeps up.
+        gc.collect()
 
         if self.task.decisive is not None and figures[self.task.decisive] < self._best[0]:
             self._best = (figures[self.task.decisive], epoch + 1)
