@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -108,21 +108,22 @@ def save_lines(entries: Iterable[dict[str, Any]], path: Path) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def read_lines(path: Path, **needed: type | tuple[type, ...]) -> list[dict[str, Any]]:
+def read_lines(path: Path, **needed: type | tuple[type, ...]) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file of lines, without those that a kill has torn; none where there is no file.
+
+    One line is held at a time: the metrics of a long run are many.
 
     Args:
         path: the file.
         needed: keys that a line must have, each with its type, or it counts as torn.
     """
     if not Path(path).exists():
-        return []
-    found = []
-    for line in Path(path).read_bytes().splitlines():
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):  # what is not UTF-8 among them
-            continue
-        if isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in needed.items()):
-            found.append(entry)
-    return found
+        return
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):  # what is not UTF-8 among them
+                continue
+            if isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in needed.items()):
+                yield entry
