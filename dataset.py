@@ -44,6 +44,7 @@ __all__ = [
 
 IN_MEMORY_BYTES = 2**30  # decoded images are kept when all of them together are smaller
 DECODERS = 4  # threads; decoding releases the interpreter lock
+TOGETHER = 32  # images that one of them decodes at a time
 
 
 class SpectrogramDataset(Dataset):
@@ -115,13 +116,21 @@ class SpectrogramDataset(Dataset):
             and self.contract.native_size == self.contract.image_size
         )
         decoded = torch.empty(shape, dtype=torch.uint8 if exact else torch.float16)
-        with ThreadPoolExecutor(DECODERS) as pool:
-            images = tqdm(
-                pool.map(self.read, range(len(self))), total=len(self), desc="reading images", leave=False, delay=1
-            )
-            for index, image in enumerate(images):
-                value = torch.from_numpy(image)
+
+        def fill(first: int) -> int:
+            """Decode some images straight into their places: nothing piles up before a slower consumer."""
+            some = range(first, min(first + TOGETHER, len(self)))
+            for index in some:
+                value = torch.from_numpy(self.read(index))
                 decoded[index] = (value * 255).round().to(torch.uint8) if exact else value.half()
+            return len(some)
+
+        with (
+            ThreadPoolExecutor(DECODERS) as pool,
+            tqdm(total=len(self), desc="reading images", leave=False, delay=1) as bar,
+        ):
+            for number in pool.map(fill, range(0, len(self), TOGETHER)):
+                bar.update(number)
         self._decoded = decoded
 
 
