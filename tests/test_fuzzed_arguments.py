@@ -17,7 +17,7 @@ import simulate
 import train_ldm
 import train_vqvae
 
-CASES = int(os.environ.get("FUZZ_CASES", "60"))  # for each script; 2,000 each take three minutes
+CASES = int(os.environ.get("FUZZ_CASES", "60"))  # for each script; 2,000 each take half a minute
 PARSERS = {
     "train_vqvae.py": train_vqvae.parse,
     "train_ldm.py": train_ldm.parse,
