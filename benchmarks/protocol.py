@@ -34,6 +34,7 @@ from spectrograms.groups import groups_of
 from spectrograms.listing import Listing, list_images
 from training.arguments import existing_dir, positive_int, run_script
 from training.files import read_object, save_json
+from training.pictures import save_figure
 
 ROOT = Path(__file__).parents[1]
 BATCH = 16
@@ -153,8 +154,8 @@ def plot(draws: dict[str, dict], path: Path) -> None:
     axes.set_xticks(range(len(numbers)), [str(number) for number in numbers])
     axes.set(xlabel=f"real {what}", ylabel="accuracy (%), 95% interval over draws")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)  # off the points
+    save_figure(figure, path, bbox_inches="tight")
 
 
 def measure() -> int:
