@@ -78,13 +78,15 @@ class Classical:
         return images, share.view(-1, 1) * targets + (1 - share.view(-1, 1)) * targets[partner]
 
 
-RECIPES = {
+RECIPES: dict[str, Classical | None] = {
     "shift": Classical(time_shift=0.25),
     "light": Classical(time_shift=0.1, gain=0.05, doppler_scale=0.03, mask=0.1),
     "shift, gain, masks": Classical(time_shift=0.25, gain=0.1, mask=0.2),
     "all, with mixup": Classical(time_shift=0.25, gain=0.1, doppler_scale=0.1, mask=0.2, mixup=0.2),
+    "none": None,
 }
-"""What classical augmentation may be; which of them it is, is chosen on the training images alone."""
+"""What classical augmentation may be, nothing at all included: a bar that lies under that of real images is none.
+Which of them it is, is chosen on the training images alone."""
 
 
 def _uniform(number: int, generator: torch.Generator) -> Tensor:

@@ -248,10 +248,13 @@ def test_classical_augmentation_keeps_form_range_and_probabilities():
 
 def test_a_recipe_that_destroys_the_class_is_not_chosen(monkeypatch):
     # The class is the row of a bright line. Stretching the Doppler axis by up to nine tenths moves it anywhere.
-    monkeypatch.setattr(gain, "RECIPES", {"harmful": Classical(doppler_scale=0.9, mask=1.0), "none": Classical()})
+    harmful = Classical(doppler_scale=0.9, mask=1.0)
+    monkeypatch.setattr(gain, "RECIPES", {"harmful": harmful, "none": gain.RECIPES["none"]})
     study = Study(image_set(40, 0), image_set(8, 1), image_set(8, 2), 2, Judge("small", 25, 16, CPU), (0,))
     study.run()
     assert study.recipes == {None: "none"}
+    results = {case.arm: matrix for case, matrix in study.matrices.items()}
+    assert torch.equal(results["real + classical"], results["real"])
 
 
 def test_halves_keep_neighbouring_files_together():
