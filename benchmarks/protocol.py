@@ -95,7 +95,7 @@ def draw(args: argparse.Namespace, paths: list[str], folder: Path, seed: int) ->
         data = ["--data_dir", folder / "data"]
         split = ["--test_fraction", 0, *(["--run_gap", args.run_gap] if args.run_gap else [])]
         form = ["--colormap", args.colormap] if args.colormap else ["--in_channels", 1]
-        size = ["--image_size", args.image_size]
+        size = ["--image_size", *(args.model_size or [args.image_size])]
         kept = ["--keep_checkpoints", 1, "--seed", seed, "--batch_size", BATCH]
         stage1, stage2 = folder / "vqgan", folder / "ldm"
         begin = begun(args.init_from, "vqgan", "vqgan")
@@ -105,12 +105,12 @@ def draw(args: argparse.Namespace, paths: list[str], folder: Path, seed: int) ->
         flags = [*schedule(args.ldm_steps, len(paths)), *begin, *shlex.split(args.ldm)]
         run("train_ldm.py", *data, *kept, "--vqgan_path", newest(stage1, "vqgan"), "--output_dir", stage2, *flags)
         best = stage2 / "ldm_best.pt"
-        source = best if best.exists() else newest(stage2, "ldm")
+        source = best if args.checkpoint == "best" and best.exists() else newest(stage2, "ldm")
         number = round(len(paths) / len({Path(path).parent for path in paths}))
         made = ["--samples_per_class", number, "--output_dir", folder / "augmented", "--seed", seed]
         run("sample.py", "--ldm_path", source, *made, *shlex.split(args.sample))
         sets = ["--real_train", folder / "data", "--real_test", args.real_test, "--synthetic", folder / "augmented"]
-        judged = [*(form if args.colormap else []), *size, "--output_dir", folder / "report"]
+        judged = [*(form if args.colormap else []), "--image_size", args.image_size, "--output_dir", folder / "report"]
         run("evaluate.py", *sets, *judged, "--seeds", 1, "--seed", seed, *shlex.split(args.evaluate))
     gain = json.loads(report.read_text(encoding="utf-8"))["gain"]
     return {arm: {figure: gain[arm][figure] for figure in ("accuracy", "macro_f1")} for arm in ARMS}
@@ -170,7 +170,9 @@ def measure() -> int:
     what.add_argument("--runs", type=positive_int, help="runs of windows of each class; needs --run_gap")
     parser.add_argument("--run_gap", type=positive_int, help="as train_vqvae.py takes it")
     parser.add_argument("--colormap", help="as train_vqvae.py takes it")
-    parser.add_argument("--image_size", type=positive_int, default=64, help="pixels a side")
+    parser.add_argument("--image_size", type=positive_int, default=64, help="pixels a side, for the classifiers")
+    parser.add_argument("--model_size", type=positive_int, nargs="+", help="for both stages; --image_size if none")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of stage 2, to sample from")
     parser.add_argument("--seeds", type=positive_int, default=3, help="draws")
     parser.add_argument("--output_dir", type=Path, default=Path("protocol"), help="a folder for every draw")
     parser.add_argument("--init_from", type=existing_dir, help="begin with the weights of make demo in this folder")
