@@ -22,9 +22,12 @@ def started(vectors: torch.Tensor, live: int, codes: int = 64, decay: float = 0.
     return quantizer
 
 
-@pytest.mark.parametrize(("vectors", "codes", "dims"), [(1000, 300, 4), (1, 7, 4), (50, 1, 3), (33, 512, 1)])
+@pytest.mark.parametrize(
+    ("vectors", "codes", "dims"),
+    [(1000, 300, 4), (1, 7, 4), (50, 1, 3), (33, 512, 1), (2000, 2048, 4), (500, 1024, 6), (500, 1024, 7)],
+)
 def test_nearest_code_is_argmin_of_distance(vectors, codes, dims):
-    z = torch.randn(vectors, dims, generator=seeded())
+    z = torch.randn(vectors, dims, generator=seeded()).requires_grad_()
     e = torch.randn(codes, dims, generator=seeded(1))
     distance = torch.cdist(z.double(), e.double())
     found = nearest_code(z, e)
@@ -34,9 +37,29 @@ def test_nearest_code_is_argmin_of_distance(vectors, codes, dims):
     assert (found == distance.argmin(1)).float().mean() > 0.99
 
 
-def test_every_code_is_nearest_to_itself():
-    e = torch.randn(256, 4, generator=seeded())
-    assert torch.equal(nearest_code(e, e), torch.arange(256))
+@pytest.mark.parametrize("codes", [256, 2048])
+def test_every_code_is_nearest_to_itself(codes):
+    e = torch.randn(codes, 4, generator=seeded())
+    assert torch.equal(nearest_code(e, e), torch.arange(codes))
+
+
+def test_tree_and_matrix_product_find_the_same_codes(monkeypatch):
+    z, e = torch.randn(5000, 4, generator=seeded()), torch.randn(1500, 4, generator=seeded(1))
+    by_tree = nearest_code(z, e)
+    monkeypatch.setattr(module, "_TREE_CODES", 10**9)
+    by_product = nearest_code(z, e)
+    apart = by_tree != by_product
+    assert apart.float().mean() < 1e-3
+    torch.testing.assert_close(  # where they differ, two codes are equally near to fp32's rounding
+        (z - e[by_tree]).norm(dim=1), (z - e[by_product]).norm(dim=1), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_values_that_are_no_numbers_are_left_to_the_loss():
+    z, e = torch.randn(50, 4, generator=seeded()), torch.randn(2048, 4, generator=seeded(1))
+    z[3, 1] = torch.nan
+    found = nearest_code(z, e)
+    assert found.shape == (50,) and torch.equal(found[4:], nearest_code(z[4:], e))
 
 
 def test_nearest_code_does_not_depend_on_the_block_size(monkeypatch):

@@ -10,12 +10,16 @@ import math
 import torch
 import torch.distributed as dist
 from diffusers.models.autoencoders.vae import VectorQuantizer
+from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 TOKENS_PER_CODE = 64
 """Training latents that each live code should see; fewer, and codes memorise single vectors."""
 
 _LOOKUP_FLOATS = {"cpu": 2**19, "cuda": 2**25}  # distances held at once: 2 MiB stay in a CPU's cache
+# Measured over 32,768 vectors and 8,192 codes on one core, the matrix product against the tree: 195 and 27 ms for 4
+# channels, 187 and 84 for 6, 182 and 218 for 8. Under 1,024 codes the tree is no gain.
+_TREE_CHANNELS, _TREE_CODES = 6, 1024
 _VECTORS_PER_CODE = 16  # of the calibration's latents, as many as k-means looks at
 
 
@@ -33,11 +37,16 @@ def live_codes(num_codes: int, training_tokens: int) -> int:
 def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
     """Index of the nearest code of every vector. (N, D), (L, D) -> (N,) int64.
 
+    On a CPU, many codes of few channels are searched by a k-d tree, in double precision. Everything else by
     ``argmin |z - e|^2 = argmin |e|^2 / 2 - z.e``: one matrix product in fp32, in blocks of rows, so that the
     N x L distances never stand in memory together.
     """
     with torch.autocast(vectors.device.type, enabled=False):
-        vectors, codes = vectors.float(), codes.float()
+        vectors, codes = vectors.detach().float(), codes.detach().float()
+        if vectors.device.type == "cpu" and vectors.shape[1] <= _TREE_CHANNELS and len(codes) >= _TREE_CODES:
+            found = _nearest_by_tree(vectors, codes)
+            if found is not None:
+                return found
         half_norm = codes.square().sum(1) / 2  # (L,)
         transposed = codes.T.contiguous()
         rows = max(1, _LOOKUP_FLOATS.get(vectors.device.type, 2**23) // len(codes))
@@ -46,6 +55,15 @@ def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
             # NumPy's argmin is vectorised and torch's is not: measured 6 times faster over 4,096 x 8,192 floats.
             return torch.cat([torch.from_numpy(block.numpy().argmin(1)) for block in blocks])
         return torch.cat([block.argmin(1) for block in blocks])
+
+
+def _nearest_by_tree(vectors: Tensor, codes: Tensor) -> Tensor | None:
+    """``nearest_code`` by a k-d tree, which is built anew, for codes move; None where there are values that no tree
+    takes, which the loss will tell of."""
+    if not (vectors.isfinite().all() and codes.isfinite().all()):
+        return None
+    tree = cKDTree(codes.numpy())
+    return torch.from_numpy(tree.query(vectors.numpy(), workers=torch.get_num_threads())[1])
 
 
 def perplexity(counts: Tensor) -> float:
