@@ -1,0 +1,158 @@
+"""Stage 1's training step against the usual recipe: same networks, same data, same losses, in turns.
+
+    python benchmarks/stage1.py --image_size 256 --batch_size 8 --rounds 3
+
+The usual recipe is diffusers' ``VQModel`` in a plain loop: fp32, a matrix of all distances to the codes, LPIPS and
+critic in the model's own graph, real and fake apart through the critic, gradient penalty at every step. Ours is
+``train_vqvae.py``'s step from the middle of a run, with whatever flags follow ``--``; beyond the usual losses it has
+the texture term, averaged weights, the critic's adaptive weight and codes that follow the data. LPIPS has random
+weights here, which cost the same as trained ones. Prints a table of time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import lpips
+import numpy as np
+import torch
+import torchvision
+from diffusers import VQModel
+from PIL import Image
+from torch import Tensor, nn
+
+import train_vqvae
+from benchmarks import side_by_side
+from training.arguments import positive_int, run_script
+from training.loop import TrainingLoop
+from vqvae.discriminator import PatchDiscriminator
+
+OURS, USUAL = "this project", "usual recipe"
+LATENTS_A_CODE = 64  # of the training images, for all codes of ours to be searched
+
+
+class UsualRecipe:
+    """VQ-GAN training as tutorials have it."""
+
+    def __init__(self, channels: int, widths: list[int], codes: int, device: str) -> None:
+        levels = len(widths)
+        self.model = VQModel(
+            in_channels=channels,
+            out_channels=channels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=tuple(widths),
+            layers_per_block=2,
+            latent_channels=4,
+            num_vq_embeddings=codes,
+        ).to(device)
+        self.critic = PatchDiscriminator(channels).to(device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision about how the lpips package calls it
+            self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).to(device).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=1e-4)
+
+    def step(self, images: Tensor) -> None:
+        """The model's turn, then the critic's."""
+        decoded = self.model.decode(self.model.encode(images).latents)
+        fake = decoded.sample
+        loss = nn.functional.l1_loss(fake, images) + self.lpips(fake, images).mean()
+        loss = loss + decoded.commit_loss.mean() - 0.1 * self.critic(fake).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+        fake = fake.detach()
+        mix = torch.rand(len(images), 1, 1, 1, device=images.device)
+        between = (mix * images + (1 - mix) * fake).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(self.critic(between).mean((1, 2, 3)).sum(), between, create_graph=True)
+        penalty = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+        loss = self.critic(fake).mean() - self.critic(images).mean() + 10 * penalty
+        self.critic_optimizer.zero_grad()
+        loss.backward()
+        self.critic_optimizer.step()
+
+
+def our_step(flags: list[str]) -> tuple[Callable[[Tensor], object], Tensor]:
+    """``train_vqvae.py``'s step with ``flags``, from the middle of its run, and a batch of its data."""
+    taken: dict[str, Any] = {}
+
+    def run(loop: TrainingLoop) -> int:
+        taken.update(task=loop.task, middle=loop.total_steps // 2, batch=next(iter(loop.batches(0, 0))))
+        return 0
+
+    kept, TrainingLoop.run = TrainingLoop.run, run
+    try:
+        train_vqvae.train(train_vqvae.parse(flags))
+    finally:
+        TrainingLoop.run = kept
+    task, step = taken["task"], [taken["middle"]]
+
+    def one(images: Tensor) -> None:
+        task.train_step((images, None), step[0])
+        step[0] += 1
+
+    return one, taken["batch"][0]
+
+
+def noise_images(folder: Path, number: int, side: int) -> Path:
+    """A data set of smooth noise, which trains as slowly as any other."""
+    random = np.random.default_rng(0)
+    for index in range(number):
+        path = folder / f"class_{index % 2}" / f"{index:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((side, side)).save(path, compress_level=1)
+    return folder
+
+
+def compare() -> int:
+    """Time both steps in turns."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--image_size", type=positive_int, default=256, help="pixels a side (default: 256)")
+    parser.add_argument("--batch_size", type=positive_int, default=8, help="images (default: 8)")
+    parser.add_argument("--widths", type=positive_int, nargs="+", default=[64, 128, 256], help="(default: 64 128 256)")
+    parser.add_argument("--codes", type=positive_int, default=8192, help="rows of the codebook (default: 8192)")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="of both steps (default: 3)")
+    parser.add_argument("flags", nargs="*", help="further flags of train_vqvae.py, after --")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    grid = (args.image_size // 2 ** (len(args.widths) - 1)) ** 2
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = noise_images(folder / "data", LATENTS_A_CODE * args.codes // grid + args.batch_size, args.image_size)
+        torch.save(torchvision.models.vgg16(weights=None).state_dict(), folder / "vgg16.pth")
+        given = {
+            "data_dir": data,
+            "output_dir": folder / "run",
+            "image_size": args.image_size,
+            "batch_size": args.batch_size,
+            "num_vq_embeddings": args.codes,
+            "lpips_weights": folder / "vgg16.pth",
+            "val_fraction": 0,
+            "test_fraction": 0,
+            "num_workers": 0,
+            "device": device,
+        }
+        flags = [word for flag, value in given.items() for word in (f"--{flag}", str(value))]
+        flags += ["--block_out_channels", *map(str, args.widths), *args.flags]
+        ours, images = our_step(flags)
+    usual = UsualRecipe(3, args.widths, args.codes, device)
+    images = images.to(device)
+    ways = {OURS: lambda: ours(images), USUAL: lambda: usual.step(images)}
+    print(f"{args.image_size}x{args.image_size}, batches of {args.batch_size}; {side_by_side.machine()}")
+    print(side_by_side.table(side_by_side.measure(ways, args.rounds), OURS))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(compare)
