@@ -205,7 +205,9 @@ class VQGANTask(SavedParts):
         options = self.options
         terms = {"l1": options.reconstruction_loss_weight * (sample - images).abs().mean()}
         if self.lpips is not None:
-            terms["lpips"] = options.perceptual_loss_weight * self.lpips(sample, images).mean()
+            with self.accelerator.autocast():
+                distance = self.lpips(sample, images)
+            terms["lpips"] = options.perceptual_loss_weight * distance.float().mean()
         if options.spectral_loss_weight:
             terms["spectral"] = options.spectral_loss_weight * spectral_loss(sample, images)
         return terms
