@@ -5,6 +5,7 @@ Legend: N images, C channels, (H, W) Doppler by slow time.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,8 @@ from spectrograms.listing import Listing, list_images, printable
 from spectrograms.resize import resize
 from spectrograms.splits import PARTS, SplitOptions, Splits, find_splits, fingerprint, save_splits
 from spectrograms.survey import check_fit, make_contract
-from training.files import write_atomically
+from training import checkpoint
+from training.files import read_object, save_json, write_atomically
 
 __all__ = [
     "Augmentation",
@@ -172,10 +174,11 @@ def open_data(
         split: see ``SplitOptions``.
         class_level: see ``list_images``.
         skip_unreadable: leave out files that cannot be read, and say which.
-        output_dir: where ``splits.json`` goes when ``data_dir`` cannot be written to.
+        output_dir: where ``splits.json`` goes when ``data_dir`` cannot be written to, and what the search for leaks
+            has found.
         augmentation: of the training part.
         contract: of an earlier stage, which the data must fit.
-        save_split: remember a new division in ``splits.json``.
+        save_split: remember a new division, and what was searched; else nothing is written.
 
     Raises:
         UserError: no images, unreadable ones, or data that do not fit ``contract``.
@@ -206,10 +209,10 @@ def open_data(
         notes += splits.notes
         if splits.source:
             notes.append(f"parts as in {splits.source}")
-        notes += _leak_notes(parts)
+        digest = fingerprint(listing.root, splits.parts)
+        notes += _leak_notes(parts, checkpoint.digest([digest, contract.to_dict()]), output_dir if save_split else None)
     except UnreadableImage as error:
         raise UserError(f"{error}, or pass --skip_unreadable") from error
-    digest = fingerprint(listing.root, splits.parts)
     return OpenedData(contract, **parts, fingerprint=digest, notes=[printable(note) for note in notes])
 
 
@@ -264,7 +267,22 @@ def _make_parts(
     return parts
 
 
-def _leak_notes(parts: dict[str, SpectrogramDataset]) -> list[str]:
+def _leak_notes(parts: dict[str, SpectrogramDataset], key: str, folder: Path | None) -> list[str]:
+    """What the search for leaks has to tell; ``folder`` remembers it for as long as ``key`` is that of the data."""
+    kept = folder / "leaks.json" if folder else None
+    if kept and kept.is_file():
+        with contextlib.suppress(UserError):
+            found = read_object(kept, "it is made anew")
+            if found.get("key") == key and isinstance(found.get("notes"), list):
+                return [str(note) for note in found["notes"]]
+    notes = _search_leaks(parts)
+    if kept:
+        with contextlib.suppress(UserError):  # a folder that cannot be written to is told of by who needs it
+            save_json({"key": key, "notes": notes}, kept)
+    return notes
+
+
+def _search_leaks(parts: dict[str, SpectrogramDataset]) -> list[str]:
     train = parts["train"]
     where = {path: (train, index) for index, path in enumerate(train.paths)}
     for part in ("val", "test"):

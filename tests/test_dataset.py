@@ -21,6 +21,7 @@ from dataset import DataContract, SpectrogramDataset, SplitOptions, open_data, s
 from errors import UserError
 from radar.colormap import apply_colormap
 from radar.metadata import RadarMetadata
+from spectrograms import leaks
 from spectrograms.augment import Augmentation
 from spectrograms.decode import read_image, to_unit
 from spectrograms.listing import list_images
@@ -495,17 +496,45 @@ def test_the_second_stage_refuses_other_classes_and_other_kinds(tmp_path):
         open_folder(write_classes(tmp_path / "c", Image.fromarray(COLOUR).save), contract=contract)
 
 
-def test_windows_of_one_recording_in_two_parts_are_warned_of(tmp_path):
+def overlapping_windows(folder: Path) -> Path:
+    """Thirty windows of one recording, each of which shares three quarters of its columns with the next."""
     rng = np.random.default_rng(5)
     recording = rng.exponential(size=(64, 64 + 16 * 30))
     recording = (np.clip(10 * np.log10(recording + 1e-3) + 25, 0, 35) / 35 * 255).astype(np.uint8)
-    (tmp_path / "a").mkdir()
+    (folder / "a").mkdir(parents=True)
     for number in range(30):
-        Image.fromarray(recording[:, 16 * number : 16 * number + 64]).save(tmp_path / "a" / f"w{number}.png")
-    split = SplitOptions(val_fraction=0.2, test_fraction=0.2)
-    assert any(
-        "12 of 12 held-out images seem to share columns" in note for note in open_folder(tmp_path, split=split).notes
-    )
+        Image.fromarray(recording[:, 16 * number : 16 * number + 64]).save(folder / "a" / f"w{number}.png")
+    return folder
+
+
+LEAKING = SplitOptions(val_fraction=0.2, test_fraction=0.2)
+
+
+def leak_warnings(root: Path, **options) -> list[str]:
+    return [note for note in open_folder(root, split=LEAKING, **options).notes if "seem to share columns" in note]
+
+
+def test_windows_of_one_recording_in_two_parts_are_warned_of(tmp_path):
+    (warning,) = leak_warnings(overlapping_windows(tmp_path))
+    assert "12 of 12 held-out images seem to share columns" in warning
+
+
+def test_the_search_for_leaks_is_remembered_until_the_data_change(tmp_path, monkeypatch):
+    data, run, searched = overlapping_windows(tmp_path / "data"), tmp_path / "run", []
+    search = leaks.shared_columns
+    monkeypatch.setattr(leaks, "shared_columns", lambda *given: searched.append(1) or search(*given))
+    first = leak_warnings(data, output_dir=run)
+    assert leak_warnings(data, output_dir=run) == first and len(first) == len(searched) == 1
+    assert leak_warnings(data) == first and len(searched) == 2, "without a run folder nothing is remembered"
+    (data / "a" / "w3.png").write_bytes((data / "a" / "w20.png").read_bytes())
+    assert len(leak_warnings(data, output_dir=run)) == 1 and len(searched) == 3
+    (run / "leaks.json").write_text('{"key": ')
+    assert len(leak_warnings(data, output_dir=run)) == 1 and len(searched) == 4
+
+
+def test_a_dry_run_remembers_nothing(tmp_path):
+    leak_warnings(overlapping_windows(tmp_path / "data"), output_dir=tmp_path / "run", save_split=False)
+    assert not (tmp_path / "run").exists() and not (tmp_path / "data" / "splits.json").exists()
 
 
 def contract_of(**changes) -> DataContract:
