@@ -20,6 +20,7 @@ MAY_CHANGE = {
     "use_wandb",
     "wandb_project",
     "wandb_name",
+    "use_tensorboard",
     "num_workers",
     "restart",
     "epochs",
@@ -51,6 +52,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str
     group.add_argument("--use_wandb", action="store_true", help="also log to Weights & Biases (offline without a key)")
     group.add_argument("--wandb_project", default=project, help="project there")
     group.add_argument("--wandb_name", default=None, help="run's name there (default: chosen by wandb)")
+    group.add_argument("--use_tensorboard", action="store_true", help="also log to TensorBoard, in the run folder")
     group.add_argument("--dry_run", action="store_true", help="check everything, print the plan, write nothing")
 
 
@@ -107,7 +109,7 @@ def held_run_folder(args: argparse.Namespace) -> Iterator[Any]:
 def run_task(task: Any, order: Any, batches: Any, folder: Any, args: argparse.Namespace) -> int:
     """Train ``task`` to its last epoch from wherever ``folder`` stands (see ``TrainingLoop``); the exit code."""
     from training.loop import LoopOptions, TrainingLoop
-    from training.tracking import NoTracker, WandbTracker
+    from training.tracking import TensorBoardTracker, Trackers, WandbTracker
 
     options = LoopOptions(
         epochs=args.epochs,
@@ -118,10 +120,10 @@ def run_task(task: Any, order: Any, batches: Any, folder: Any, args: argparse.Na
         keep=args.keep_checkpoints,
         on_nonfinite=args.on_nonfinite,
     )
+    asked: list[Any] = [TensorBoardTracker(args.output_dir)] if args.use_tensorboard else []
     if args.use_wandb:
-        tracker = WandbTracker(args.wandb_project, args.wandb_name, args.output_dir, plain(args))
-    else:
-        tracker = NoTracker()
+        asked.append(WandbTracker(args.wandb_project, args.wandb_name, args.output_dir, plain(args)))
+    tracker = Trackers(asked)
     try:
         loop = TrainingLoop(task, order, batches, folder, tracker, options)
         loop.resume()
