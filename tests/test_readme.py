@@ -122,10 +122,12 @@ def test_every_script_command_is_accepted(readme, tmp_path, monkeypatch, capsys)
         script = name.removesuffix(".py")
         seen.add(script)
         flags = flags_of(script)
-        for index, word in enumerate(words[:-1]):
-            kind = getattr(flags.get(word), "type", None)
-            if "existing" in getattr(kind, "__name__", ""):
-                words[index + 1] = str(file if "file" in kind.__name__ else tmp_path)
+        kind = ""
+        for index, word in enumerate(words):
+            if word.startswith("--"):
+                kind = getattr(getattr(flags.get(word), "type", None), "__name__", "")
+            elif "existing" in kind:
+                words[index] = str(file if "file" in kind else tmp_path)
         try:
             entry(script)(words)
         except SystemExit:
