@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tiny import run_vqgan
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -313,7 +314,11 @@ def test_the_penalty_is_computed_in_float32_whatever_the_networks_are(trained, t
         return gradient_penalty(critic, real, fake, mix)
 
     monkeypatch.setattr(vqgan_trainer, "gradient_penalty", watched)
-    assert run_vqgan(trained.data, tmp_path, "--mixed_precision", "bf16") == 0
+    AcceleratorState._reset_state(reset_partial_state=True)  # one precision in a process, otherwise
+    try:
+        assert run_vqgan(trained.data, tmp_path, "--mixed_precision", "bf16") == 0
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
     assert len(pairs) > 3
     for ours, plain in pairs:
         assert ours == pytest.approx(plain, rel=1e-6)
