@@ -112,10 +112,17 @@ class CachedLatents:
     references: Tensor
 
     @property
-    def encodings(self) -> Tensor:
-        """All encodings of the training images, (V, N, D, h, w), the unchanged one first."""
-        unchanged = self.train.latents[None]
-        return unchanged if self.changed is None else torch.cat([unchanged, self.changed])
+    def encodings(self) -> int:
+        """V, how many encodings there are of each training image."""
+        return 1 if self.changed is None else 1 + len(self.changed)
+
+    def encoding(self, which: Tensor, index: Tensor) -> Tensor:
+        """Training images ``index`` (B,) in their encodings ``which`` (B,), 0 the unchanged one. -> (B, D, h, w)."""
+        unchanged = self.train.latents[index]
+        if self.changed is None:
+            return unchanged
+        changed = self.changed[(which - 1).clamp(min=0), index]
+        return torch.where((which == 0).view(-1, 1, 1, 1), unchanged, changed)
 
 
 def cached_latents(

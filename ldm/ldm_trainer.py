@@ -18,7 +18,7 @@ from torch import Tensor
 from dataset import DataContract, tensor_to_images
 from ldm.checkpoint_file import KIND
 from ldm.diffusion import diffusion_loss, dropped_labels, noise_schedule, spread_timesteps
-from ldm.latents import CachedLatents, LatentNormaliser, pad_to_multiple
+from ldm.latents import CachedLatents, LatentNormaliser, LatentSet, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
 from training import pictures, processes
 from training.loop import SavedParts, check_finite, check_gradient, mean_of, scale_of
@@ -100,18 +100,11 @@ class LDMTask(SavedParts):
         self.total_steps = total_steps
         self.seed = seed
         self.vqgan = vqgan.to(accelerator.device)
-        self.references = cached.references
+        self.cached = cached
+        self.held_out = cached.val if len(cached.val) else cached.train
         self.normaliser = normaliser
         self.latent_size = tuple(cached.train.latents.shape[-2:])
-        multiple = 2 ** (len(unet.config.block_out_channels) - 1)
-        self.train = pad_to_multiple(normaliser.normalise(cached.train.latents), multiple)
-        self.encodings = torch.stack(
-            [pad_to_multiple(normaliser.normalise(latents), multiple) for latents in cached.encodings]
-        )
-        self.train_labels = cached.train.labels
-        held_out = cached.val if len(cached.val) else cached.train
-        self.val = pad_to_multiple(normaliser.normalise(held_out.latents), multiple)
-        self.val_labels = held_out.labels
+        self.multiple = 2 ** (len(unet.config.block_out_channels) - 1)
         self.decisive = "loss" if len(cached.val) else None
         self.raw_unet = unet.to(accelerator.device)
         optimizer = torch.optim.AdamW(
@@ -139,9 +132,14 @@ class LDMTask(SavedParts):
         def iterate(epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
             for batch in order.batches(epoch, first):
                 indices = batch[processes.share_of(len(batch))]
-                yield self.encodings[(indices + epoch) % len(self.encodings), indices], self.train_labels[indices]
+                latents = self.cached.encoding((indices + epoch) % self.cached.encodings, indices)
+                yield self._prepared(latents), self.cached.train.labels[indices]
 
         return iterate
+
+    def _prepared(self, latents: Tensor) -> Tensor:
+        """Latents as the network sees them. Made batch by batch: the cache's file need not fit into memory."""
+        return pad_to_multiple(self.normaliser.normalise(latents), self.multiple)
 
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
         """One step on normalised latents (B, D, h, w) and labels (B,), this process's share of a batch."""
@@ -199,24 +197,25 @@ class LDMTask(SavedParts):
         A gap that opens between the first two is the network learning its training latents by heart. No gap between
         the first and the last is a network that ignores the labels: its samples would be of any class.
         """
-        unlabelled = torch.full_like(self.val_labels, self.null_label)
+        unlabelled = torch.full_like(self.held_out.labels, self.null_label)
         with AveragedWeights(self.raw_unet.eval(), self.average) as unet:
             return {
-                "loss": self._fixed_loss(unet, self.val, self.val_labels),
-                "loss_on_training_latents": self._fixed_loss(unet, self.train, self.train_labels),
-                "loss_without_labels": self._fixed_loss(unet, self.val, unlabelled),
+                "loss": self._fixed_loss(unet, self.held_out),
+                "loss_on_training_latents": self._fixed_loss(unet, self.cached.train),
+                "loss_without_labels": self._fixed_loss(unet, LatentSet(self.held_out.latents, unlabelled)),
             }
 
-    def _fixed_loss(self, unet: UNet2DModel, latents: Tensor, labels: Tensor) -> float:
+    def _fixed_loss(self, unet: UNet2DModel, items: LatentSet) -> float:
         generator = torch.Generator().manual_seed(0)
-        number = min(len(self.val), len(self.train), VALIDATION_ITEMS)
-        chosen = torch.randperm(len(latents), generator=generator)[:number]
+        number = min(len(self.held_out), len(self.cached.train), VALIDATION_ITEMS)
+        chosen = torch.randperm(len(items), generator=generator)[:number]
         losses = []
         for place, part in enumerate(chosen.split(VALIDATION_BATCH)):
+            latents = self._prepared(items.latents[part])
             timesteps = spread_timesteps(len(part), generator)
-            noise = torch.randn(latents[part].shape, generator=generator)
+            noise = torch.randn(latents.shape, generator=generator)
             if place % processes.number() == processes.rank():
-                losses.append(self._loss(unet, latents[part], labels[part], timesteps, noise).cpu())
+                losses.append(self._loss(unet, latents, items.labels[part], timesteps, noise).cpu())
         every = [loss for mine in processes.gathered(losses) for loss in mine]
         return float(torch.cat(every).double().mean())
 
@@ -277,7 +276,7 @@ class LDMTask(SavedParts):
             },
             "latent_size": list(self.latent_size),
             "contract": self.contract.to_dict(),
-            "references": self.references,
-            "reference_labels": self.train_labels,
+            "references": self.cached.references,
+            "reference_labels": self.cached.train.labels,
             "identity": self.identity,
         }
