@@ -27,15 +27,24 @@ KEPT_FLOATS, MOST_KEPT = 2**20, 512  # of latents beside the pictures, and of im
 
 
 def keep_latents(material: Material, latents: NDArray, labels: NDArray, whose: str) -> None:
-    """Keep normalised latents (N, D, h, w) and labels (N,) for ``draw_kept_latents``, so many that the file is small.
+    """Keep normalised latents (N, D, h, w) and labels (N,) for ``draw_kept_latents``, ``most_kept`` of them at most.
 
     Args:
         whose: for the title.
     """
-    most = int(max(2, min(MOST_KEPT, KEPT_FLOATS // latents[0].size)))
-    chosen = np.unique(np.linspace(0, len(latents) - 1, min(most, len(latents))).astype(int))
+    chosen = spread(len(latents), most_kept(latents[0].size))
     few = latents[chosen].astype(np.float16)
     material.save_arrays("latents", None, latents=few, labels=labels[chosen], whose=np.array(whose))
+
+
+def most_kept(size: int) -> int:
+    """How many images' latents of ``size`` numbers each are kept, so that the file stays small."""
+    return max(2, min(MOST_KEPT, KEPT_FLOATS // size))
+
+
+def spread(length: int, most: int) -> list[int]:
+    """At most ``most`` indices out of ``length``, evenly spread over all."""
+    return np.unique(np.linspace(0, length - 1, min(most, length)).astype(int)).tolist()
 
 
 def draw_kept_latents(material: Material, path: Path) -> bool:
