@@ -208,7 +208,7 @@ def _draw_histograms(axes: Axes, latents: NDArray) -> None:
     for index in range(min(latents.shape[1], MOST_CHANNELS)):
         values = latents[:, index]
         counts, _ = np.histogram(values, HISTOGRAM)
-        label = f"channel {index}: mean {values.mean():.2f}, deviation {values.std():.2f}"
+        label = f"channel {index}: mean {round(float(values.mean()), 2) + 0.0:g}, deviation {values.std():.2f}"
         axes.stairs(counts / values.size / width, HISTOGRAM, label=label)
     middle = (HISTOGRAM[1:] + HISTOGRAM[:-1]) / 2
     axes.plot(middle, np.exp(-(middle**2) / 2) / np.sqrt(2 * np.pi), "k--", linewidth=1, label="unit Gaussian")
@@ -225,7 +225,7 @@ def _draw_correlation(axes: Axes, latents: NDArray) -> None:
         axes.plot(each.mean(0), color=colour, marker=".", label=f"{name}, mean of the channels")
     axes.axhline(0, color="black", linestyle="--", linewidth=1, label="white noise")
     axes.set(xlabel="distance (latent positions)", ylabel="correlation", ylim=(min(-0.2, axes.get_ylim()[0]), 1.05))
-    axes.set_title("with neighbours: near zero at 1, diffusion has little to learn", fontsize=10, loc="left")
+    axes.set_title("correlation with neighbours: near zero, there is little to learn", fontsize=10, loc="left")
     axes.legend(fontsize=8)
 
 

@@ -61,10 +61,19 @@ def test_a_figure_that_no_panel_knows_gets_its_own():
 
 
 def test_the_marks_on_the_curves_are_where_codes_and_critic_began(trained):
-    """0.1 and 0.3 of 9 steps, and a ramp of 0.1: steps 0 and 2 counted from 0, so the lines of steps 1 and 3."""
+    """0.1 and 0.3 of 9 steps: steps 0 and 2 counted from 0, so the lines of steps 1 and 3."""
     run = view(trained.vqgan_folder)
-    assert (run.metrics.codebook_start, run.metrics.critic_start, run.total_steps) == (1, 3, 9)
+    assert (run.codebook_start, run.critic_start, run.total_steps) == (1, 3, 9)
     assert run.checkpoint_steps == [9]
+
+
+def test_the_critics_mark_lies_between_logged_steps_where_the_flags_have_it(tmp_path):
+    lines = [{"step": step, "epoch": step // 10, "val/psnr": 20.0, "train/l1": 1.0} for step in (10, 20, 30, 40)]
+    lines[-1]["train/critic_real"] = 0.5
+    write_metrics(tmp_path / "metrics.jsonl", lines)
+    for epochs, begins in ((10, 36), (20, 40)):  # of 100 steps, and of a run that was lengthened to 200 later
+        (tmp_path / "arguments.json").write_text(json.dumps({"epochs": epochs, "disc_start": 0.35}))
+        assert view(tmp_path).critic_start == begins
 
 
 def test_material_stays_bounded_and_spread_however_long_the_run(tmp_path):

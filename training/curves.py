@@ -169,13 +169,12 @@ CODEBOOK, CRITIC, CHECKPOINT, LOWEST = "tab:purple", "tab:red", "black", "tab:gr
 
 def _mark(axes: Axes, panel: Panel, run: RunView) -> None:
     """Lines where codebook and critic begin, the critic's ramp as a shade, a tick on the floor at each checkpoint."""
-    metrics = run.metrics
-    if metrics.codebook_start is not None:
-        axes.axvline(metrics.codebook_start, color=CODEBOOK, linewidth=0.9, linestyle=":")
-    if metrics.critic_start is not None:
-        axes.axvline(metrics.critic_start, color=CRITIC, linewidth=0.9, linestyle=":")
-        end = min(metrics.critic_start + run.ramp_steps, metrics.step)
-        axes.axvspan(metrics.critic_start, end, color=CRITIC, alpha=0.07, linewidth=0)
+    if run.codebook_start is not None:
+        axes.axvline(run.codebook_start, color=CODEBOOK, linewidth=0.9, linestyle=":")
+    if run.critic_start is not None:
+        axes.axvline(run.critic_start, color=CRITIC, linewidth=0.9, linestyle=":")
+        end = min(run.critic_start + run.ramp_steps, run.metrics.step)
+        axes.axvspan(run.critic_start, end, color=CRITIC, alpha=0.07, linewidth=0)
     if run.checkpoint_steps:
         axes.plot(
             run.checkpoint_steps,
@@ -186,24 +185,23 @@ def _mark(axes: Axes, panel: Panel, run: RunView) -> None:
             transform=axes.get_xaxis_transform(),
             clip_on=False,
         )
-    if "val/loss" in panel.names and metrics.lowest is not None:
-        axes.plot(*metrics.lowest, "o", color=LOWEST, markersize=7, fillstyle="none")
+    if "val/loss" in panel.names and run.metrics.lowest is not None:
+        axes.plot(*run.metrics.lowest, "o", color=LOWEST, markersize=7, fillstyle="none")
 
 
 def _legend(figure: Figure, runs: Sequence[RunView], height: float) -> None:
     if len(runs) > 1:
         handles = [Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(names_of(runs))]
     else:
-        metrics = runs[0].metrics
         handles = []
-        if metrics.codebook_start is not None:
+        if runs[0].codebook_start is not None:
             handles.append(Line2D([], [], color=CODEBOOK, linestyle=":", label="codes placed"))
-        if metrics.critic_start is not None:
+        if runs[0].critic_start is not None:
             handles.append(Line2D([], [], color=CRITIC, linestyle=":", label="critic begins"))
             handles.append(Patch(color=CRITIC, alpha=0.15, label="its weight rises"))
         if runs[0].checkpoint_steps:
             handles.append(Line2D([], [], color=CHECKPOINT, marker="^", linestyle="", label="checkpoint on the disk"))
-        if metrics.lowest is not None:
+        if runs[0].metrics.lowest is not None:
             handles.append(
                 Line2D([], [], color=LOWEST, marker="o", fillstyle="none", linestyle="", label="lowest held-out loss")
             )

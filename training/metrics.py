@@ -94,7 +94,8 @@ class Metrics:
         last: each figure's last value, and the step it is of.
         step, epoch: of the last line; 0 where there is none.
         steps_per_epoch: 0 where no epoch has been validated yet.
-        codebook_start, critic_start: the first logged step with codes in use and with the critic awake, or None.
+        codebook_start, critic_start: the last logged step before codes are in use and before the critic is awake, and
+            the first one after; or None.
         lowest: step and value of the least ``val/loss``, or None.
     """
 
@@ -103,9 +104,10 @@ class Metrics:
     step: int = 0
     epoch: int = 0
     steps_per_epoch: int = 0
-    codebook_start: int | None = None
-    critic_start: int | None = None
+    codebook_start: tuple[int, int] | None = None
+    critic_start: tuple[int, int] | None = None
     lowest: tuple[int, float] | None = None
+    _trained: int = 0  # the last step whose training figures were logged
 
     def add(self, entry: dict[str, Any]) -> None:
         """Take one line in."""
@@ -116,10 +118,12 @@ class Metrics:
             self.last[name] = (value, self.step)
         if self.epoch and any(name.startswith("val/") for name in entry):
             self.steps_per_epoch = self.step // self.epoch
-        if self.codebook_start is None and entry.get("train/commitment"):
-            self.codebook_start = self.step
-        if self.critic_start is None and "train/critic_real" in entry:
-            self.critic_start = self.step
+        if any(name.startswith("train/") for name in entry):
+            if self.codebook_start is None and entry.get("train/commitment"):
+                self.codebook_start = self._trained, self.step
+            if self.critic_start is None and "train/critic_real" in entry:
+                self.critic_start = self._trained, self.step
+            self._trained = self.step
         loss = entry.get("val/loss")
         if isinstance(loss, (int, float)) and (self.lowest is None or loss < self.lowest[1]):
             self.lowest = (self.step, loss)

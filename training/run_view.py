@@ -40,6 +40,23 @@ class RunView:
         return int(self._number("epochs")) * self.metrics.steps_per_epoch
 
     @property
+    def codebook_start(self) -> int | None:
+        """The first step with codes, or None."""
+        return self._moment(self.metrics.codebook_start, "codebook_start")
+
+    @property
+    def critic_start(self) -> int | None:
+        """The critic's first step, or None."""
+        return self._moment(self.metrics.critic_start, "disc_start")
+
+    def _moment(self, between: tuple[int, int] | None, flag: str) -> int | None:
+        """A step between two logged ones: as the flag has it where that fits, for a run may have been lengthened."""
+        if between is None:
+            return None
+        planned = int(self._number(flag) * self.total_steps) + 1
+        return planned if between[0] < planned <= between[1] else between[1]
+
+    @property
     def ramp_steps(self) -> int:
         """Steps over which the critic's weight rises."""
         return int(self._number("disc_ramp") * self.total_steps)
