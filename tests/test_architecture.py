@@ -1,4 +1,4 @@
-"""Which way the imports point: every part of the project takes from those below it alone, as CONTRIBUTING.md draws it."""
+"""Which way the imports point: each part of the project takes from those below it alone, as CONTRIBUTING.md draws."""
 
 from __future__ import annotations
 
