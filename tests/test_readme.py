@@ -36,10 +36,13 @@ def commands(text: str) -> list[list[str]]:
 
 
 def script_commands(page: str) -> list[list[str]]:
-    """Every ``python SCRIPT.py ...`` of the project's scripts in a page's blocks of commands, from that name on."""
+    """Every command of the project's scripts in a page's blocks of commands, whatever launches it, from the script on."""
     blocks = re.findall(r"^```bash\n(.*?)^```", text_of(page), flags=re.MULTILINE | re.DOTALL)
     found = [words for block in blocks for words in commands(block)]
-    return [words[1:] for words in found if words[0] == "python" and words[1].removesuffix(".py") in SCRIPTS]
+    found = [words for words in found if words and words[0] in ("python", "torchrun", "accelerate", "srun")]
+    starts = [next((place for place, word in enumerate(words) if word.endswith(".py")), None) for words in found]
+    launched = [words[start:] for words, start in zip(found, starts, strict=True) if start is not None]
+    return [words for words in launched if words[0].removesuffix(".py") in SCRIPTS]
 
 
 def flag_rows(readme: str) -> dict[str, dict[str, tuple[str, str]]]:
