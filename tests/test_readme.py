@@ -36,7 +36,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def script_commands(page: str) -> list[list[str]]:
-    """Every command of the project's scripts in a page's blocks of commands, whatever launches it, from the script on."""
+    """Every command of the project's scripts in a page's code blocks, whatever launches it, from the script on."""
     blocks = re.findall(r"^```bash\n(.*?)^```", text_of(page), flags=re.MULTILINE | re.DOTALL)
     found = [words for block in blocks for words in commands(block)]
     found = [words for words in found if words and words[0] in ("python", "torchrun", "accelerate", "srun")]
