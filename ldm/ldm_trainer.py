@@ -19,7 +19,7 @@ from dataset import DataContract, tensor_to_images
 from ldm.checkpoint_file import KIND
 from ldm.diffusion import diffusion_loss, drop_labels, noise_schedule, spread_timesteps
 from ldm.latents import CachedLatents, LatentNormaliser, pad_to_multiple
-from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
+from ldm.pipeline import SpectrogramPipeline, image_generator, trained_pipeline
 from training import pictures
 from training.loop import SavedParts, check_finite, check_gradient, scale_of
 from training.order import EpochOrder, mix_seed
@@ -199,15 +199,12 @@ class LDMTask(SavedParts):
 
     def pipeline(self) -> SpectrogramPipeline:
         """The sampler around the current weights."""
-        return SpectrogramPipeline(
-            self.vqgan,
-            self.raw_unet,
-            make_sampler("dpm++", self.noise_schedule),
-            self.contract.classes,
-            self.normaliser.mean.flatten().tolist(),
-            self.normaliser.std.flatten().tolist(),
-            self.latent_size,
-        )
+        pipeline = trained_pipeline(self.vqgan, self.raw_unet, self.contract, self._latent_statistics())
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _latent_statistics(self) -> utils.LatentStatistics:
+        return {"mean": self.normaliser.mean.flatten().tolist(), "std": self.normaliser.std.flatten().tolist()}
 
     def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
         """Samples of the averaged weights, from the same noise every time, a row per class."""
@@ -216,10 +213,14 @@ class LDMTask(SavedParts):
             pipeline = self.pipeline()
             for label, name in list(enumerate(self.contract.classes))[:DRAWN_CLASSES]:
                 generators = [image_generator(self.seed, label, index) for index in range(DRAWN_PER_CLASS)]
-                images = pipeline(
-                    [label] * DRAWN_PER_CLASS, guidance_scale=self.options.guidance_scale, generator=generators
-                )
-                rows.append((name, tensor_to_images(images.cpu(), self.contract, "model")))
+                latents = pipeline(
+                    [label] * DRAWN_PER_CLASS,
+                    guidance_scale=self.options.guidance_scale,
+                    generator=generators,
+                    output_type="latent",
+                ).images
+                images = pipeline.decode_latents(latents)
+                rows.append((name, tensor_to_images(images, self.contract, "model")))
         path = folder / f"samples_{epoch:04d}.png"
         pictures.sheet(rows, path)
         return {"samples": path}
@@ -248,10 +249,7 @@ class LDMTask(SavedParts):
                 "config": utils.describe(self.vqgan),
                 "weights": {name: tensor.cpu() for name, tensor in self.vqgan.state_dict().items()},
             },
-            "latent_statistics": {
-                "mean": self.normaliser.mean.flatten().tolist(),
-                "std": self.normaliser.std.flatten().tolist(),
-            },
+            "latent_statistics": self._latent_statistics(),
             "latent_size": list(self.latent_size),
             "contract": self.contract.to_dict(),
             "references": self.references,
