@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DModel
 from pydantic import Field
 from torch import Tensor
-from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
+from typing_extensions import NotRequired, TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from dataset import DataContract
 from errors import UserError
@@ -46,6 +46,7 @@ class LDMFile(TypedDict):
     contract: DataContract
     references: checkpoint.StoredTensor
     reference_labels: checkpoint.StoredTensor
+    figures: NotRequired[dict[str, float]]
     identity: dict[str, Any]
 
 

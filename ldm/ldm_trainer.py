@@ -120,6 +120,8 @@ class LDMTask(SavedParts):
             self.optimizer.optimizer, options.lr_schedule, int(options.warmup * total_steps), total_steps
         )
         self.noise_schedule = noise_schedule()
+        self._figures: dict[str, float] = {}
+        self._figures_step = -1
 
     @property
     def null_label(self) -> int:
@@ -180,11 +182,13 @@ class LDMTask(SavedParts):
         """
         unlabelled = torch.full_like(self.val_labels, self.null_label)
         with AveragedWeights(self.raw_unet.eval(), self.average) as unet:
-            return {
+            self._figures = {
                 "loss": self._fixed_loss(unet, self.val, self.val_labels),
                 "loss_on_training_latents": self._fixed_loss(unet, self.train, self.train_labels),
                 "loss_without_labels": self._fixed_loss(unet, self.val, unlabelled),
             }
+        self._figures_step = self.schedule.last_epoch
+        return self._figures
 
     def _fixed_loss(self, unet: UNet2DModel, latents: Tensor, labels: Tensor) -> float:
         generator = torch.Generator().manual_seed(0)
@@ -254,5 +258,7 @@ class LDMTask(SavedParts):
             "contract": self.contract.to_dict(),
             "references": self.references,
             "reference_labels": self.train_labels,
+            # Only those of these very weights, so that a resumed run exports what an uninterrupted one does.
+            "figures": self._figures if self._figures_step == self.schedule.last_epoch else {},
             "identity": self.identity,
         }
