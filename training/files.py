@@ -19,6 +19,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         UserError: the disk is full or the folder not writable; what stood at ``path`` is untouched.
     """
     path = Path(path)
+    # The package atomicwrites did this, and is no longer kept.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +158,7 @@ def read_lines(path: Path, **needed: type | tuple[type, ...]) -> Iterator[dict[s
     with open(path, "rb") as file:
         for line in file:
             try:
-                entry = json.loads(line)
+                entry = json.loads(line)  # the jsonlines package stops at a torn line
             except (ValueError, RecursionError):  # what is not UTF-8 among them
                 continue
             if isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in needed.items()):
