@@ -77,10 +77,9 @@ def spread_timesteps(number: int, generator: torch.Generator) -> Tensor:
     return (positions * TRAIN_TIMESTEPS).long()
 
 
-def drop_labels(labels: Tensor, null: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Replace labels by the null class with ``probability`` (classifier-free guidance, Ho & Salimans 2021). (B,)."""
-    dropped = torch.rand(len(labels), generator=generator) < probability
-    return torch.where(dropped, torch.full_like(labels, null), labels)
+def dropped_labels(number: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Which of ``number`` items are trained without class (classifier-free guidance, Ho & Salimans 2021). (B,) bool."""
+    return torch.rand(number, generator=generator) < probability
 
 
 def diffusion_loss(

@@ -34,9 +34,12 @@ def commands(text: str) -> list[list[str]]:
 
 
 def script_commands(readme: str) -> list[list[str]]:
-    """Every ``python SCRIPT.py ...`` in the code blocks, from the script's name on."""
-    found = [words for block in code_blocks(text_of(readme)) if "python" in block for words in commands(block)]
-    return [words[1:] for words in found if words[0] == "python" and words[1].endswith(".py")]
+    """Every ``python SCRIPT.py ...`` in the code blocks, from the script's name on; other launchers count as well."""
+    launchers = ("python", "torchrun", "accelerate", "srun")
+    blocks = [block for block in code_blocks(text_of(readme)) if any(name in block for name in launchers)]
+    found = [words for block in blocks for words in commands(block) if words and words[0] in launchers]
+    starts = [next((place for place, word in enumerate(words) if word.endswith(".py")), None) for words in found]
+    return [words[start:] for words, start in zip(found, starts, strict=True) if start is not None]
 
 
 def flag_rows(readme: str) -> dict[str, dict[str, tuple[str, str]]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from spectrograms.spectra import PATCH, frequency_bands, patch_spectra, row_spectra, tiles
+from training import processes
 from vqvae.quantizer import freeze
 
 LPIPS_NETS = ("vgg", "alex", "squeeze")
@@ -83,7 +84,8 @@ def spectral_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
 
     and, added to it, over the patches' full two-dimensional spectra, mean over all times and images at one Doppler.
     A neighbourhood's power scatters by decibels, so that a deficit of one decibel everywhere is nearly as often too
-    little as too much; in the mean it is always too little. This term also sees a weave.
+    little as too much; in the mean it is always too little. This term also sees a weave. It is a function of the whole
+    batch, whose shares on other processes count.
 
     (B, C, H, W) twice, in [-1, 1]; sides shorter than a patch are taken whole.
     """
@@ -104,7 +106,7 @@ def _spectra(images: Tensor) -> list[Tensor]:
         patches.mean(dim=1).flatten(-2) @ bands.T,
         row_spectra(wide),
         row_spectra(tall.transpose(-1, -2)),
-        patches.mean(dim=(0, 1, 3)),
+        processes.mean_with_gradient(patches.mean(dim=(0, 1, 3))),
     ]
 
 
