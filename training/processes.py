@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 Value = TypeVar("Value")
+PATIENCE = timedelta(hours=1)  # with another process that reads images or writes a checkpoint
 
 
 def several() -> bool:
@@ -36,6 +39,15 @@ def rank() -> int:
 def is_first() -> bool:
     """Whether this is the process that speaks and writes."""
     return rank() == 0
+
+
+@cache
+def _by_word() -> Any:
+    """The group in which processes agree and exchange objects: gloo's, on any device.
+
+    NCCL would carry objects through the GPUs' memory, and would not notice that a process is gone.
+    """
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def share_of(length: int) -> range:
@@ -78,8 +90,8 @@ def highest(value: int) -> int:
     """The highest of the processes' numbers."""
     if not several():
         return value
-    shared = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    shared = torch.tensor(value)
+    dist.all_reduce(shared, dist.ReduceOp.MAX, _by_word())
     return int(shared)
 
 
@@ -95,21 +107,21 @@ def gathered(value: Value) -> list[Value]:
     if not several():
         return [value]
     values: list[Any] = [None] * number()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, _by_word())
     return values
 
 
 def leave() -> None:
     """Take leave of the other processes, at the end of the run."""
     if several():
-        dist.barrier()
+        wait()
         dist.destroy_process_group()
 
 
 def wait() -> None:
     """Wait until every process has come here."""
     if several():
-        dist.barrier()
+        dist.barrier(_by_word())
 
 
 @contextmanager

@@ -78,12 +78,11 @@ def make_accelerator(device: str, mixed_precision: str) -> Any:
     Raises:
         UserError: the device is not there, or cannot do the precision.
     """
-    from datetime import timedelta
-
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
 
     from errors import UserError
+    from training import processes
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True, "auto": True}
     if not there[device]:
@@ -91,8 +90,10 @@ def make_accelerator(device: str, mixed_precision: str) -> Any:
     cpu = device == "cpu" or (device == "auto" and not (there["cuda"] or there["mps"]))
     if cpu and mixed_precision == "fp16":
         raise UserError("--mixed_precision fp16: needs a GPU; use no or bf16 on a CPU")
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=1))  # while the first process reads the images, say
-    return Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[patience])
+    patience = InitProcessGroupKwargs(timeout=processes.PATIENCE)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[patience])
+    processes.wait()
+    return accelerator
 
 
 def data_order(images: int, args: argparse.Namespace) -> Any:
