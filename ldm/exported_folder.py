@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from errors import UserError
 from ldm.pipeline import SpectrogramPipeline
 from training import files
@@ -45,7 +47,10 @@ def write_export(
     content = card.encode()
 
     def fill(new: Path) -> None:
-        pipeline.save_pretrained(new, safe_serialization=True)
+        try:
+            pipeline.save_pretrained(new, safe_serialization=True)
+        except SafetensorError as error:  # what it makes of a disk's own error
+            raise OSError(str(error)) from error
         (new / CARD).write_bytes(content)
         facts = {
             "format_version": FORMAT_VERSION,

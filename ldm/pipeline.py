@@ -3,11 +3,9 @@
 Legend: B images, (C, H, W) image, D latent channels, (h, w) latent grid, K classes.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import diffusers
 import numpy as np
@@ -63,8 +61,10 @@ class SpectrogramPipeline(DiffusionPipeline):
         vqvae: CustomVQGAN,
         unet: UNet2DModel,
         scheduler: SchedulerMixin,
-        contract: dict[str, Any] | None = None,  # only what has a default may be no network to ``from_pretrained``
-        latent_statistics: dict[str, Any] | None = None,
+        # Only what has a default may be no network to ``from_pretrained``. It reads these annotations, and
+        # diffusers 0.35 knows neither ``X | None`` nor strings.
+        contract: Optional[dict[str, Any]] = None,  # noqa: UP045
+        latent_statistics: Optional[dict[str, Any]] = None,  # noqa: UP045
     ) -> None:
         super().__init__()
         if contract is None or latent_statistics is None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors import SafetensorError
 from tiny import run_sample
 
 import export
@@ -192,10 +193,18 @@ def test_other_folders_and_edited_cards_are_refused_and_left_alone(exported, tra
 def test_an_export_that_is_cut_off_leaves_nothing(trained, tmp_path, monkeypatch):
     from training import files as training_files
 
-    def full(value, path):
-        raise OSError(28, "No space left on device")
+    def failing(error):
+        def fail(*_, **__):
+            raise error
 
-    monkeypatch.setattr(training_files, "save_json", full)
-    with pytest.raises(UserError, match="could not be written \\(the disk is full\\)"):
-        run_export(trained.ldm, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+        return fail
+
+    for place, name, error, reason in (
+        (SpectrogramPipeline, "save_pretrained", SafetensorError("No space left on device"), "No space left"),
+        (training_files, "save_json", OSError(28, "No space left on device"), "the disk is full"),
+    ):
+        monkeypatch.setattr(place, name, failing(error))
+        with pytest.raises(UserError, match=f"out: could not be written \\({reason}"):
+            run_export(trained.ldm, tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+        monkeypatch.undo()
