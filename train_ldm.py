@@ -130,6 +130,8 @@ def train(args: argparse.Namespace) -> int:
         "vqgan": vqgan_digest,
         "train_images": digest(data.train.paths),
         "val_images": digest(data.val.paths),
+        "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        "stage1": {name: stage1[name] for name in ("epoch", "identity", "figures") if name in stage1},
     }
     if args.dry_run:
         print(f"{len(data.train)} training, {len(data.val)} validation images of {len(contract.classes)} classes")

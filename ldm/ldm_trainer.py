@@ -21,7 +21,7 @@ from dataset import DataContract
 from ldm.checkpoint_file import KIND
 from ldm.diffusion import diffusion_loss, dropped_labels, noise_schedule, spread_timesteps
 from ldm.latents import CachedLatents, LatentNormaliser, LatentSet, pad_to_multiple
-from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
+from ldm.pipeline import SpectrogramPipeline, image_generator, trained_pipeline
 from run_pictures import sheets
 from run_pictures.latents import channel_histograms, keep_latents, most_kept, spread
 from run_pictures.run import draw_run
@@ -123,6 +123,8 @@ class LDMTask(SavedParts):
             self.optimizer.optimizer, options.lr_schedule, int(options.warmup * total_steps), total_steps
         )
         self.noise_schedule = noise_schedule()
+        self._figures: dict[str, float] = {}
+        self._figures_step = -1
 
     @property
     def null_label(self) -> int:
@@ -205,11 +207,13 @@ class LDMTask(SavedParts):
         """
         unlabelled = torch.full_like(self.held_out.labels, self.null_label)
         with AveragedWeights(self.raw_unet.eval(), self.average) as unet:
-            return {
+            self._figures = {
                 "loss": self._fixed_loss(unet, self.held_out),
                 "loss_on_training_latents": self._fixed_loss(unet, self.cached.train),
                 "loss_without_labels": self._fixed_loss(unet, LatentSet(self.held_out.latents, unlabelled)),
             }
+        self._figures_step = self.schedule.last_epoch
+        return self._figures
 
     def _fixed_loss(self, unet: UNet2DModel, items: LatentSet) -> float:
         generator = torch.Generator().manual_seed(0)
@@ -227,15 +231,12 @@ class LDMTask(SavedParts):
 
     def pipeline(self) -> SpectrogramPipeline:
         """The sampler around the current weights."""
-        return SpectrogramPipeline(
-            self.vqgan,
-            self.raw_unet,
-            make_sampler("dpm++", self.noise_schedule),
-            self.contract.classes,
-            self.normaliser.mean.flatten().tolist(),
-            self.normaliser.std.flatten().tolist(),
-            self.latent_size,
-        )
+        pipeline = trained_pipeline(self.vqgan, self.raw_unet, self.contract, self._latent_statistics())
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _latent_statistics(self) -> utils.LatentStatistics:
+        return {"mean": self.normaliser.mean.flatten().tolist(), "std": self.normaliser.std.flatten().tolist()}
 
     def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
         """Samples of the averaged weights, from the same noise every time, a row per class.
@@ -247,9 +248,13 @@ class LDMTask(SavedParts):
             pipeline = self.pipeline()
             for label, name in list(enumerate(self.contract.classes))[:DRAWN_CLASSES]:
                 generators = [image_generator(self.seed, label, index) for index in range(DRAWN_PER_CLASS)]
-                images = pipeline(
-                    [label] * DRAWN_PER_CLASS, guidance_scale=self.options.guidance_scale, generator=generators
-                )
+                latents = pipeline(
+                    [label] * DRAWN_PER_CLASS,
+                    guidance_scale=self.options.guidance_scale,
+                    generator=generators,
+                    output_type="latent",
+                ).images
+                images = pipeline.decode_latents(latents)
                 rows.append(sheets.Row(name, sheets.as_pixels(images.float().cpu().numpy(), self.contract)))
         path = folder / f"samples_{epoch:04d}.png"
         layout = sheets.layout_of(self.contract)
@@ -301,13 +306,12 @@ class LDMTask(SavedParts):
                 "config": utils.describe(self.vqgan),
                 "weights": {name: tensor.cpu() for name, tensor in self.vqgan.state_dict().items()},
             },
-            "latent_statistics": {
-                "mean": self.normaliser.mean.flatten().tolist(),
-                "std": self.normaliser.std.flatten().tolist(),
-            },
+            "latent_statistics": self._latent_statistics(),
             "latent_size": list(self.latent_size),
             "contract": self.contract.to_dict(),
             "references": self.cached.references,
             "reference_labels": self.cached.train.labels,
+            # Only those of these very weights, so that a resumed run exports what an uninterrupted one does.
+            "figures": self._figures if self._figures_step == self.schedule.last_epoch else {},
             "identity": self.identity,
         }

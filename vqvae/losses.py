@@ -112,5 +112,6 @@ def _spectra(images: Tensor) -> list[Tensor]:
 
 def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB, the peak being the range [-1, 1]. (B, C, H, W) -> (B,)."""
+    # torchmetrics and skimage have it, too: a dependency for one line.
     error = (reconstruction.float() - images.float()).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(4.0 / error.clamp(min=1e-10))

@@ -70,7 +70,7 @@ def _nearest_by_tree(vectors: Tensor, codes: Tensor) -> Tensor | None:
 def perplexity(counts: Tensor) -> float:
     """``exp`` of the entropy of code use: the number of codes in even use that would be as varied. (L,) -> [1, L]."""
     share = counts.double() / counts.sum().clamp(min=1)
-    return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
+    return float(torch.special.entr(share).sum().exp())
 
 
 class SpectrogramQuantizer(VectorQuantizer):
@@ -126,6 +126,7 @@ class SpectrogramQuantizer(VectorQuantizer):
         # The jitter keeps codes that were drawn from one vector from being one code.
         jitter = torch.randn(live, vectors.shape[1], generator=generator).to(vectors.device)
         codes = vectors[picks] + 1e-3 * vectors.std(0) * jitter
+        # As scipy.cluster.vq.kmeans2 does it, but on the latents' device and by the same look-up as quantising.
         for _ in range(iterations):
             won = nearest_code(vectors, codes)
             count = torch.bincount(won, minlength=live).unsqueeze(1).to(codes)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, FiniteFloat
 from torch import Tensor
-from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
+from typing_extensions import NotRequired, TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from spectrograms.contract import DataContract
 from spectrograms.spectra import SILENCE, patch_spectra, power_spectra
@@ -40,6 +40,7 @@ class VQGANFile(TypedDict):
     weights: checkpoint.Weights
     contract: DataContract
     latent_statistics: LatentStatistics
+    figures: NotRequired[dict[str, float]]
     identity: dict[str, Any]
 
 
