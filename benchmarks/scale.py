@@ -67,6 +67,7 @@ def stage_1(side: int) -> tuple[Cost, int]:
         lpips = LPIPS(net="vgg", pnet_rand=True, verbose=False).requires_grad_(False).to("meta")
     with torch.device("meta"):
         model, critic = CustomVQGAN(), PatchDiscriminator()
+        frozen = PatchDiscriminator().requires_grad_(False)  # as the model's adversarial term sees it
         image = torch.zeros(1, 3, side, side)
         seen = torch.zeros(1, 3, side, side, requires_grad=True)
 
@@ -81,7 +82,7 @@ def stage_1(side: int) -> tuple[Cost, int]:
     parts = [
         cost(through_model),
         cost(lambda: lpips(seen, image)),
-        cost(lambda: critic(seen)),  # the model's adversarial term
+        cost(lambda: frozen(seen)),
         cost(lambda: critic(torch.cat([image, seen]))),
         cost(penalty),
     ]
