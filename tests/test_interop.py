@@ -54,12 +54,12 @@ def levels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(float)
 
 
-def load_hugging_face(folder: Path, cache: Path, monkeypatch):
-    """``folder`` as Hugging Face's imagefolder, with no network to ask."""
+def load_hugging_face(cache: Path, monkeypatch, **what: str):
+    """A folder as Hugging Face's imagefolder, with no network to ask."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
-    return datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(cache))["train"]
+    return datasets.load_dataset("imagefolder", cache_dir=str(cache), split="train", **what)
 
 
 def test_torchvision_loads_samples_with_the_labels_of_the_model(sampled):
@@ -88,7 +88,7 @@ def test_class_folders_that_stay_empty_are_no_obstacle_to_torchvision(trained, t
 
 
 def test_hugging_face_loads_samples_with_what_is_known_of_each(sampled, tmp_path, monkeypatch):
-    data = load_hugging_face(sampled, tmp_path, monkeypatch)
+    data = load_hugging_face(tmp_path, monkeypatch, data_dir=str(sampled))
     assert len(data) == 4 and {image.size for image in data["image"]} == {(16, 16)}
     entries = [json.loads(line) for line in (sampled / "metadata.jsonl").read_text().splitlines()]
     for column in ("class", "label", "seed", "guidance_scale", "nearest_training_distance"):
@@ -114,11 +114,11 @@ def test_a_folder_with_the_earlier_manifest_goes_on_and_gets_its_columns(trained
     (folder / "sampling.json").write_text(json.dumps(settings))
     assert run_sample(trained.ldm, folder, "--samples_per_class", "3") == 0
     assert not (folder / "manifest.jsonl").exists()
-    data = load_hugging_face(folder, tmp_path / "cache", monkeypatch)
+    data = load_hugging_face(tmp_path / "cache", monkeypatch, data_dir=str(folder))
     assert len(data) == 6 and list(data["label"]) == list(data["class"])
 
 
-def test_simulated_and_converted_data_load_as_torchvision_folders(tmp_path):
+def test_simulated_and_converted_data_load_with_their_classes(tmp_path, monkeypatch):
     from torchvision.datasets import ImageFolder
 
     import convert
@@ -138,6 +138,9 @@ def test_simulated_and_converted_data_load_as_torchvision_folders(tmp_path):
         images = ImageFolder(tmp_path / folder)
         assert images.classes == classes
         assert images.targets == [0, 0, 1, 1]
+        data = load_hugging_face(tmp_path / "cache", monkeypatch, data_files=str(tmp_path / folder / "*" / "*.png"))
+        assert data.features["label"].names == classes
+        assert sorted(data["label"]) == [0, 0, 1, 1]
 
 
 def test_npy_holds_the_decibels_that_radar_json_says(known_radar, sampled, tmp_path):
