@@ -26,7 +26,7 @@ from training.data_arguments import (
     check_data_arguments,
     split_options,
 )
-from training.setup import add_run_arguments, held_run_folder, make_accelerator, plain, run_task
+from training.setup import add_run_arguments, data_order, held_run_folder, make_accelerator, plain, run_task
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,7 +62,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
 
     group = parser.add_argument_group("training")
-    group.add_argument("--batch_size", type=positive_int, default=4, help="latents per step")
+    group.add_argument("--batch_size", type=positive_int, default=4, help="latents per step, over all processes")
     group.add_argument("--epochs", type=positive_int, default=500, help="passes over the training latents")
     group.add_argument("--lr", type=positive_real, default=1e-4, help="learning rate")
     group.add_argument("--lr_schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
@@ -94,8 +94,9 @@ def train(args: argparse.Namespace) -> int:
     from ldm.latents import LatentNormaliser, cached_latents, pad_to_multiple
     from ldm.ldm_trainer import LDMOptions, LDMTask
     from spectrograms.splits import FILE_NAME as SPLITS_FILE
+    from training import processes
     from training.checkpoint import digest, state_digest
-    from training.order import ChangedItems, EpochOrder, SeededItems
+    from training.order import ChangedItems, SeededItems
     from vqvae.utils import load_vqgan
 
     accelerator = make_accelerator(args.device, args.mixed_precision)
@@ -106,20 +107,21 @@ def train(args: argparse.Namespace) -> int:
     of_stage1 = args.vqgan_path.parent / SPLITS_FILE
     if args.splits is None and not args.resplit and of_stage1.is_file():
         split = replace(split, path=of_stage1)
-    data = open_data(
-        args.data_dir,
-        image_size=contract.image_size,
-        channels=contract.channels,
-        colormap=contract.colormap,
-        multiple_of=vqgan.factor,
-        split=split,
-        class_level=args.class_level,
-        skip_unreadable=args.skip_unreadable,
-        output_dir=args.output_dir,
-        augmentation=augmentation(args),
-        save_split=not args.dry_run,
-        contract=contract,
-    )
+    with processes.first_goes_ahead():
+        data = open_data(
+            args.data_dir,
+            image_size=contract.image_size,
+            channels=contract.channels,
+            colormap=contract.colormap,
+            multiple_of=vqgan.factor,
+            split=split,
+            class_level=args.class_level,
+            skip_unreadable=args.skip_unreadable,
+            output_dir=args.output_dir,
+            augmentation=augmentation(args),
+            save_split=not args.dry_run,
+            contract=contract,
+        )
     for note in data.notes:
         print(note)
     vqgan_digest = state_digest(vqgan.state_dict())
@@ -128,6 +130,8 @@ def train(args: argparse.Namespace) -> int:
         "vqgan": vqgan_digest,
         "train_images": digest(data.train.paths),
         "val_images": digest(data.val.paths),
+        "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        "stage1": {name: stage1[name] for name in ("epoch", "identity", "figures") if name in stage1},
     }
     if args.dry_run:
         print(f"{len(data.train)} training, {len(data.val)} validation images of {len(contract.classes)} classes")
@@ -165,7 +169,7 @@ def train(args: argparse.Namespace) -> int:
         )
         if args.init_from is not None:
             begin_with(unet, args.init_from, list(contract.classes))
-        order = EpochOrder(len(cached.train), args.batch_size, args.seed)
+        order = data_order(len(cached.train), args)
         options = LDMOptions(**{name: getattr(args, name) for name in LDMOptions.__dataclass_fields__})
         task = LDMTask(
             accelerator,

@@ -24,7 +24,7 @@ from training.data_arguments import (
     check_data_arguments,
     split_options,
 )
-from training.setup import add_run_arguments, held_run_folder, make_accelerator, plain, run_task
+from training.setup import add_run_arguments, data_order, held_run_folder, make_accelerator, plain, run_task
 
 LEAST_LPIPS_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}  # pixels; a smaller image is pooled to nothing
 
@@ -63,7 +63,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
 
     group = parser.add_argument_group("training")
-    group.add_argument("--batch_size", type=positive_int, default=8, help="images per step")
+    group.add_argument("--batch_size", type=positive_int, default=8, help="images per step, over all processes")
     group.add_argument("--epochs", type=positive_int, default=300, help="passes over the training images")
     group.add_argument("--lr", type=positive_real, default=1e-4, help="learning rate of the model")
     group.add_argument("--disc_lr", type=positive_real, default=1e-4, help="learning rate of the critic")
@@ -128,9 +128,9 @@ def train(args: argparse.Namespace) -> int:
     import torch
 
     from dataset import open_data
+    from training import processes
     from training.checkpoint import digest
     from training.loader import calibration_images, fixed_batches, training_batches
-    from training.order import EpochOrder
     from training.warm_start import take_weights
     from vqvae.custom_vqgan import CustomVQGAN
     from vqvae.discriminator import PatchDiscriminator
@@ -140,19 +140,20 @@ def train(args: argparse.Namespace) -> int:
 
     accelerator = make_accelerator(args.device, args.mixed_precision)
     lpips = load_lpips(args.lpips_net, args.lpips_weights) if args.perceptual_loss_weight else None
-    data = open_data(
-        args.data_dir,
-        image_size=args.image_size,
-        channels=args.in_channels,
-        colormap=args.colormap,
-        multiple_of=2 ** (len(args.block_out_channels) - 1),
-        split=split_options(args),
-        class_level=args.class_level,
-        skip_unreadable=args.skip_unreadable,
-        output_dir=args.output_dir,
-        augmentation=augmentation(args),
-        save_split=not args.dry_run,
-    )
+    with processes.first_goes_ahead():
+        data = open_data(
+            args.data_dir,
+            image_size=args.image_size,
+            channels=args.in_channels,
+            colormap=args.colormap,
+            multiple_of=2 ** (len(args.block_out_channels) - 1),
+            split=split_options(args),
+            class_level=args.class_level,
+            skip_unreadable=args.skip_unreadable,
+            output_dir=args.output_dir,
+            augmentation=augmentation(args),
+            save_split=not args.dry_run,
+        )
     torch.manual_seed(args.seed)
     model = CustomVQGAN(
         in_channels=args.in_channels,
@@ -169,7 +170,7 @@ def train(args: argparse.Namespace) -> int:
         weights = {name: tensor for name, tensor in learned.items() if not name.startswith("quantize.")}
         take_weights(model, weights, args.init_from, "--in_channels, --latent_channels and widths of the model")
     critic = PatchDiscriminator(args.out_channels, args.disc_channels, args.disc_layers)
-    order = EpochOrder(len(data.train), args.batch_size, args.seed)
+    order = data_order(len(data.train), args)
     options = VQGANOptions(**{name: getattr(args, name) for name in VQGANOptions.__dataclass_fields__})
     held_out = data.val if len(data.val) else data.train
     task = VQGANTask(

@@ -94,7 +94,10 @@ def _uniform(number: int, generator: torch.Generator) -> Tensor:
 
 
 def _beta(number: int, parameter: float, generator: torch.Generator) -> Tensor:
-    """Draws of Beta(parameter, parameter) by Johnk's method, kept to the larger side. (number,)."""
+    """Draws of Beta(parameter, parameter) by Johnk's method, kept to the larger side. (number,).
+
+    torch's own Beta takes no generator, and torchvision's MixUp one share for a whole batch.
+    """
     first = torch.rand(number, 32, generator=generator) ** (1 / parameter)
     second = torch.rand(number, 32, generator=generator) ** (1 / parameter)
     fits = first + second <= 1

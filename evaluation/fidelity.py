@@ -74,7 +74,7 @@ def neighbourhoods(real: Tensor, other: Tensor, neighbours: int = NEIGHBOURS) ->
     found = metric_prc.prc_features_to_metric(
         other, real, prc_neighborhood=neighbours, prc_batch_size=10_000, save_cpu_ram=False, verbose=False
     )
-    # The image itself is its own nearest, at distance zero.
+    # Density and coverage, which torch-fidelity has not. The image itself is its own nearest, at distance zero.
     reach = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values
     held = torch.cdist(other, real) <= reach  # (M, N)
     return {

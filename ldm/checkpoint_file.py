@@ -12,13 +12,12 @@ import torch
 from diffusers import UNet2DModel
 from pydantic import Field
 from torch import Tensor
-from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
+from typing_extensions import NotRequired, TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from dataset import DataContract
 from errors import UserError
-from ldm.diffusion import noise_schedule
 from ldm.latents import shrink
-from ldm.pipeline import SpectrogramPipeline, make_sampler
+from ldm.pipeline import SpectrogramPipeline, trained_pipeline
 from training import checkpoint
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.quantizer import freeze
@@ -47,6 +46,7 @@ class LDMFile(TypedDict):
     contract: DataContract
     references: checkpoint.StoredTensor
     reference_labels: checkpoint.StoredTensor
+    figures: NotRequired[dict[str, float]]
     identity: dict[str, Any]
 
 
@@ -70,15 +70,7 @@ def load_ldm(path: Path, vqgan_path: Path | None = None) -> tuple[SpectrogramPip
             if checkpoint.state_digest(vqgan.state_dict()) != payload["identity"]["vqgan"]:
                 raise UserError(f"--vqgan_path {vqgan_path}: is not the stage 1 that {path} was trained on")
         _check_parts(payload, unet, vqgan)
-        pipeline = SpectrogramPipeline(
-            vqgan,
-            unet,
-            make_sampler("dpm++", noise_schedule()),
-            payload["contract"].classes,
-            payload["latent_statistics"]["mean"],
-            payload["latent_statistics"]["std"],
-            payload["latent_size"],
-        )
+        pipeline = trained_pipeline(vqgan, unet, payload["contract"], payload["latent_statistics"])
     return pipeline, payload
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 
 TRAIN_TIMESTEPS = 1000
@@ -68,23 +69,17 @@ def noise_schedule() -> DDPMScheduler:
     )
 
 
-def signal_to_noise(scheduler: DDPMScheduler, timesteps: Tensor) -> Tensor:
-    """``alpha^2 / sigma^2`` at each timestep. (B,) -> (B,)."""
-    kept = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
-    return kept / (1 - kept).clamp(min=1e-12)
-
-
 def spread_timesteps(number: int, generator: torch.Generator) -> Tensor:
     """``number`` timesteps, uniform each, evenly spread together (Kingma et al. 2021): steadier losses. (B,)."""
+    # diffusers' compute_density_for_timestep_sampling draws each by itself.
     offset = torch.rand(1, generator=generator)
     positions = (offset + torch.arange(number) / number) % 1.0
     return (positions * TRAIN_TIMESTEPS).long()
 
 
-def drop_labels(labels: Tensor, null: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Replace labels by the null class with ``probability`` (classifier-free guidance, Ho & Salimans 2021). (B,)."""
-    dropped = torch.rand(len(labels), generator=generator) < probability
-    return torch.where(dropped, torch.full_like(labels, null), labels)
+def dropped_labels(number: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Which of ``number`` items are trained without class (classifier-free guidance, Ho & Salimans 2021). (B,) bool."""
+    return torch.rand(number, generator=generator) < probability
 
 
 def diffusion_loss(
@@ -108,6 +103,6 @@ def diffusion_loss(
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     predicted = unet(noisy, timesteps, class_labels=labels).sample
-    snr = signal_to_noise(scheduler, timesteps)
+    snr = compute_snr(scheduler, timesteps)
     weight = snr.clamp(max=min_snr_gamma) / (snr + 1)
     return weight * (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))

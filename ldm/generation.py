@@ -19,8 +19,9 @@ from errors import UserError
 from ldm.checkpoint_file import LDMFile, References
 from ldm.diffusion import noise_schedule
 from ldm.file_format import FileFormat
-from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
+from ldm.pipeline import SpectrogramPipeline, image_generator
 from ldm.sample_folder import SampleFolder, relative_name
+from ldm.samplers import make_sampler
 
 MOST_DRAWS = 10  # of one image: a sieve that refuses as many has something against the class, not against the image
 
@@ -30,7 +31,7 @@ class SamplingOptions:
     """How images are drawn. What is here is written to ``sampling.json`` and decides whether a folder may be resumed.
 
     Attributes:
-        sampler: one of ``ldm.pipeline.SAMPLERS``.
+        sampler: one of ``ldm.samplers.SAMPLERS``.
         num_inference_steps: network evaluations per image.
         guidance_scale: 1 for none.
         guidance_interval: part of the noise levels in which guidance acts.
@@ -131,13 +132,15 @@ class Generator:
 
     def _images(self, jobs: list[Job], draw: int) -> Tensor:
         options = self._options
-        images = self._pipeline(
+        latents = self._pipeline(
             [job.label for job in jobs],
             guidance_scale=options.guidance_scale,
             guidance_interval=options.guidance_interval,
             num_inference_steps=options.num_inference_steps,
             generator=[image_generator(options.seed, job.label, job.index, draw) for job in jobs],
-        )
+            output_type="latent",
+        ).images
+        images = self._pipeline.decode_latents(latents)  # padded and in [-1, 1], as the references are
         for job, is_number in zip(jobs, images.isfinite().flatten(1).all(1).tolist(), strict=True):
             if not is_number:
                 raise UserError(
@@ -183,6 +186,7 @@ def generate(
     """
     contract = payload["contract"]
     pipeline.scheduler = make_sampler(options.sampler, noise_schedule())
+    pipeline.set_progress_bar_config(disable=True)  # images are counted, not steps
     generator = Generator(pipeline, payload, options, sieves)
     form = file_format_of(options, contract)
     jobs = [

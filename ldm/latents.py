@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from training import processes
 from training.checkpoint import digest
 from training.files import write_atomically
 from training.loader import fixed_batches
@@ -72,17 +73,20 @@ def pad_to_multiple(latents: Tensor, multiple: int) -> Tensor:
 def encode_dataset(
     model: CustomVQGAN, items: Dataset, device: torch.device, what: str, num_workers: int = 0
 ) -> tuple[LatentSet, Tensor]:
-    """Encode all items in their order; also returns them small, (N, C, <=64, <=64) uint8, to tell copies by."""
+    """Encode all items in their order; also returns them small, (N, C, <=64, <=64) uint8, to tell copies by.
+
+    Several processes encode a share each, and all of them return the whole.
+    """
     side = REFERENCE_SIDE if len(items) <= FEW_IMAGES else REFERENCE_SIDE // 2
-    latents, labels, small = [], [], []
+    mine: list[tuple[Tensor, Tensor, Tensor]] = []  # latents, labels, small images
     loader = fixed_batches(items, 16, num_workers)
     for images, targets in tqdm(loader, desc=f"encoding {what}", leave=False):
-        latents.append(model.encode(images.to(device)).float().cpu())
-        labels.append(targets)
-        small.append(shrink(images, side))
-    if not latents:
+        mine.append((model.encode(images.to(device)).float().cpu(), targets, shrink(images, side)))
+    every = [batch for share in processes.gathered(mine) for batch in share]
+    if not every:
         return LatentSet(torch.zeros(0), torch.zeros(0, dtype=torch.int64)), torch.zeros(0, dtype=torch.uint8)
-    return LatentSet(torch.cat(latents), torch.cat(labels)), torch.cat(small)
+    latents, labels, small = (torch.cat(parts) for parts in zip(*every, strict=True))
+    return LatentSet(latents, labels), small
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
@@ -108,10 +112,17 @@ class CachedLatents:
     references: Tensor
 
     @property
-    def encodings(self) -> Tensor:
-        """All encodings of the training images, (V, N, D, h, w), the unchanged one first."""
-        unchanged = self.train.latents[None]
-        return unchanged if self.changed is None else torch.cat([unchanged, self.changed])
+    def encodings(self) -> int:
+        """V, how many encodings there are of each training image."""
+        return 1 if self.changed is None else 1 + len(self.changed)
+
+    def encoding(self, which: Tensor, index: Tensor) -> Tensor:
+        """Training images ``index`` (B,) in their encodings ``which`` (B,), 0 the unchanged one. -> (B, D, h, w)."""
+        unchanged = self.train.latents[index]
+        if self.changed is None:
+            return unchanged
+        changed = self.changed[(which - 1).clamp(min=0), index]
+        return torch.where((which == 0).view(-1, 1, 1, 1), unchanged, changed)
 
 
 def cached_latents(
@@ -137,7 +148,7 @@ def cached_latents(
     """
     wanted = digest(key)
     found = _read(path, wanted)
-    if found is not None:
+    if not processes.highest(found is None):  # else it has to be made, by all processes together
         return found
     train_set, references = encode_dataset(model, train, device, "training images", num_workers)
     val_set, _ = encode_dataset(model, val, device, "validation images", num_workers)
@@ -155,8 +166,9 @@ def cached_latents(
     }
     if changed_latents is not None:
         tensors["changed_latents"] = changed_latents
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"key": wanted})
-    write_atomically(path, lambda file: file.write(content))
+    if processes.is_first():
+        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"key": wanted})
+        write_atomically(path, lambda file: file.write(content))
     return CachedLatents(train_set, val_set, changed_latents, references)
 
 

@@ -17,17 +17,18 @@ from torch import Tensor
 
 from dataset import DataContract, tensor_to_images
 from ldm.checkpoint_file import KIND
-from ldm.diffusion import diffusion_loss, drop_labels, noise_schedule, spread_timesteps
-from ldm.latents import CachedLatents, LatentNormaliser, pad_to_multiple
-from ldm.pipeline import SpectrogramPipeline, image_generator, make_sampler
-from training import pictures
-from training.loop import SavedParts, check_finite, check_gradient, scale_of
+from ldm.diffusion import diffusion_loss, dropped_labels, noise_schedule, spread_timesteps
+from ldm.latents import CachedLatents, LatentNormaliser, LatentSet, pad_to_multiple
+from ldm.pipeline import SpectrogramPipeline, image_generator, trained_pipeline
+from training import pictures, processes
+from training.loop import SavedParts, check_finite, check_gradient, mean_of, scale_of
 from training.order import EpochOrder, mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from vqvae import utils
 from vqvae.custom_vqgan import CustomVQGAN
 
 VALIDATION_ITEMS = 512  # (latent, noise, timestep) triples behind a validation loss, at most
+VALIDATION_BATCH = 64
 DRAWN_CLASSES = 12
 DRAWN_PER_CLASS = 4
 
@@ -46,6 +47,7 @@ class LDMOptions:
         ema_decay: of the averaged weights.
         max_grad_norm: gradients are clipped to it.
         guidance_scale: of the sample pictures.
+        gradient_accumulation_steps: parts of its share of a batch that a process goes through one after the other.
     """
 
     lr: float = 1e-4
@@ -57,6 +59,7 @@ class LDMOptions:
     ema_decay: float = 0.999
     max_grad_norm: float = 1.0
     guidance_scale: float = 1.5
+    gradient_accumulation_steps: int = 1
 
 
 class LDMTask(SavedParts):
@@ -97,29 +100,25 @@ class LDMTask(SavedParts):
         self.total_steps = total_steps
         self.seed = seed
         self.vqgan = vqgan.to(accelerator.device)
-        self.references = cached.references
+        self.cached = cached
+        self.held_out = cached.val if len(cached.val) else cached.train
         self.normaliser = normaliser
         self.latent_size = tuple(cached.train.latents.shape[-2:])
-        multiple = 2 ** (len(unet.config.block_out_channels) - 1)
-        self.train = pad_to_multiple(normaliser.normalise(cached.train.latents), multiple)
-        self.encodings = torch.stack(
-            [pad_to_multiple(normaliser.normalise(latents), multiple) for latents in cached.encodings]
-        )
-        self.train_labels = cached.train.labels
-        held_out = cached.val if len(cached.val) else cached.train
-        self.val = pad_to_multiple(normaliser.normalise(held_out.latents), multiple)
-        self.val_labels = held_out.labels
+        self.multiple = 2 ** (len(unet.config.block_out_channels) - 1)
         self.decisive = "loss" if len(cached.val) else None
+        self.raw_unet = unet.to(accelerator.device)
         optimizer = torch.optim.AdamW(
             unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay
         )
-        self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
-        self.raw_unet = accelerator.unwrap_model(self.unet)
+        self.optimizer = accelerator.prepare(optimizer)
+        self.unet = processes.data_parallel(self.raw_unet)
         self.average = moving_average(self.raw_unet, options.ema_decay)
         self.schedule = learning_rate_schedule(
             self.optimizer.optimizer, options.lr_schedule, int(options.warmup * total_steps), total_steps
         )
         self.noise_schedule = noise_schedule()
+        self._figures: dict[str, float] = {}
+        self._figures_step = -1
 
     @property
     def null_label(self) -> int:
@@ -129,34 +128,56 @@ class LDMTask(SavedParts):
     def batches(self, order: EpochOrder) -> Any:
         """A function (epoch, first batch) -> iterator of (latents (B, D, h, w), labels (B,)), for the loop.
 
-        Each image comes once an epoch, its encodings in turn.
+        Each image comes once an epoch, its encodings in turn; with several processes, this one's share of each batch.
         """
 
         def iterate(epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for indices in order.batches(epoch, first):
-                yield self.encodings[(indices + epoch) % len(self.encodings), indices], self.train_labels[indices]
+            for batch in order.batches(epoch, first):
+                indices = batch[processes.share_of(len(batch))]
+                latents = self.cached.encoding((indices + epoch) % self.cached.encodings, indices)
+                yield self._prepared(latents), self.cached.train.labels[indices]
 
         return iterate
 
+    def _prepared(self, latents: Tensor) -> Tensor:
+        """Latents as the network sees them. Made batch by batch: the cache's file need not fit into memory."""
+        return pad_to_multiple(self.normaliser.normalise(latents), self.multiple)
+
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
-        """One step on normalised latents (B, D, h, w) and labels (B,)."""
+        """One step on normalised latents (B, D, h, w) and labels (B,), this process's share of a batch."""
         latents, labels = batch
+        # Drawn for the whole batch, so that it does not matter how many processes share it.
         generator = torch.Generator().manual_seed(mix_seed(self.seed, step, 3))
-        timesteps = spread_timesteps(len(latents), generator)
-        noise = torch.randn(latents.shape, generator=generator)
-        labels = drop_labels(labels, self.null_label, self.options.label_dropout, generator)
+        size = len(latents) * processes.number()
+        mine = processes.share_of(size)
+        timesteps = spread_timesteps(size, generator)[mine]
+        noise = torch.randn((size, *latents.shape[1:]), generator=generator)[mine]
+        dropped = dropped_labels(size, self.options.label_dropout, generator)[mine]
+        labels = torch.where(dropped, self.null_label, labels)
         self.unet.train()
-        loss = self._loss(self.unet, latents, labels, timesteps, noise).mean()
-        check_finite({"loss": loss})
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), self.options.max_grad_norm)
+        parts = processes.parts_of((latents, labels, timesteps, noise), self.options.gradient_accumulation_steps)
+        logged = mean_of(
+            [self._pass(*part, 1 / len(parts), number == len(parts)) for number, part in enumerate(parts, start=1)]
+        )
+        norm = self.accelerator.clip_grad_norm_(self.raw_unet.parameters(), self.options.max_grad_norm)
         check_gradient(norm, self.accelerator.scaler)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.average.step(self.raw_unet.parameters())
         rate = torch.tensor(self.schedule.get_last_lr()[0])
-        return {"loss": loss.detach(), "gradient_norm": norm, "lr": rate, **scale_of(self.accelerator.scaler)}
+        return {**logged, "gradient_norm": norm, "lr": rate, **scale_of(self.accelerator.scaler)}
+
+    def _pass(
+        self, latents: Tensor, labels: Tensor, timesteps: Tensor, noise: Tensor, weight: float, last: bool
+    ) -> dict[str, Tensor]:
+        """The gradients of one part of a batch, which counts with ``weight``; the loss to log."""
+        with processes.no_sync(self.unet, not last):
+            loss = self._loss(self.unet, latents, labels, timesteps, noise).mean()
+            logged = processes.mean_terms({"loss": loss})
+            check_finite(logged)
+            self.accelerator.backward(weight * loss)
+        return logged
 
     def _loss(self, unet: Any, latents: Tensor, labels: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         device = self.accelerator.device
@@ -178,36 +199,38 @@ class LDMTask(SavedParts):
         A gap that opens between the first two is the network learning its training latents by heart. No gap between
         the first and the last is a network that ignores the labels: its samples would be of any class.
         """
-        unlabelled = torch.full_like(self.val_labels, self.null_label)
+        unlabelled = torch.full_like(self.held_out.labels, self.null_label)
         with AveragedWeights(self.raw_unet.eval(), self.average) as unet:
-            return {
-                "loss": self._fixed_loss(unet, self.val, self.val_labels),
-                "loss_on_training_latents": self._fixed_loss(unet, self.train, self.train_labels),
-                "loss_without_labels": self._fixed_loss(unet, self.val, unlabelled),
+            self._figures = {
+                "loss": self._fixed_loss(unet, self.held_out),
+                "loss_on_training_latents": self._fixed_loss(unet, self.cached.train),
+                "loss_without_labels": self._fixed_loss(unet, LatentSet(self.held_out.latents, unlabelled)),
             }
+        self._figures_step = self.schedule.last_epoch
+        return self._figures
 
-    def _fixed_loss(self, unet: UNet2DModel, latents: Tensor, labels: Tensor) -> float:
+    def _fixed_loss(self, unet: UNet2DModel, items: LatentSet) -> float:
         generator = torch.Generator().manual_seed(0)
-        number = min(len(self.val), len(self.train), VALIDATION_ITEMS)
-        chosen = torch.randperm(len(latents), generator=generator)[:number]
+        number = min(len(self.held_out), len(self.cached.train), VALIDATION_ITEMS)
+        chosen = torch.randperm(len(items), generator=generator)[:number]
         losses = []
-        for part in chosen.split(64):
+        for place, part in enumerate(chosen.split(VALIDATION_BATCH)):
+            latents = self._prepared(items.latents[part])
             timesteps = spread_timesteps(len(part), generator)
-            noise = torch.randn(latents[part].shape, generator=generator)
-            losses.append(self._loss(unet, latents[part], labels[part], timesteps, noise).cpu())
-        return float(torch.cat(losses).mean())
+            noise = torch.randn(latents.shape, generator=generator)
+            if place % processes.number() == processes.rank():
+                losses.append(self._loss(unet, latents, items.labels[part], timesteps, noise).cpu())
+        every = [loss for mine in processes.gathered(losses) for loss in mine]
+        return float(torch.cat(every).double().mean())
 
     def pipeline(self) -> SpectrogramPipeline:
         """The sampler around the current weights."""
-        return SpectrogramPipeline(
-            self.vqgan,
-            self.raw_unet,
-            make_sampler("dpm++", self.noise_schedule),
-            self.contract.classes,
-            self.normaliser.mean.flatten().tolist(),
-            self.normaliser.std.flatten().tolist(),
-            self.latent_size,
-        )
+        pipeline = trained_pipeline(self.vqgan, self.raw_unet, self.contract, self._latent_statistics())
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _latent_statistics(self) -> utils.LatentStatistics:
+        return {"mean": self.normaliser.mean.flatten().tolist(), "std": self.normaliser.std.flatten().tolist()}
 
     def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
         """Samples of the averaged weights, from the same noise every time, a row per class."""
@@ -216,10 +239,14 @@ class LDMTask(SavedParts):
             pipeline = self.pipeline()
             for label, name in list(enumerate(self.contract.classes))[:DRAWN_CLASSES]:
                 generators = [image_generator(self.seed, label, index) for index in range(DRAWN_PER_CLASS)]
-                images = pipeline(
-                    [label] * DRAWN_PER_CLASS, guidance_scale=self.options.guidance_scale, generator=generators
-                )
-                rows.append((name, tensor_to_images(images.cpu(), self.contract, "model")))
+                latents = pipeline(
+                    [label] * DRAWN_PER_CLASS,
+                    guidance_scale=self.options.guidance_scale,
+                    generator=generators,
+                    output_type="latent",
+                ).images
+                images = pipeline.decode_latents(latents)
+                rows.append((name, tensor_to_images(images, self.contract, "model")))
         path = folder / f"samples_{epoch:04d}.png"
         pictures.sheet(rows, path)
         return {"samples": path}
@@ -248,13 +275,12 @@ class LDMTask(SavedParts):
                 "config": utils.describe(self.vqgan),
                 "weights": {name: tensor.cpu() for name, tensor in self.vqgan.state_dict().items()},
             },
-            "latent_statistics": {
-                "mean": self.normaliser.mean.flatten().tolist(),
-                "std": self.normaliser.std.flatten().tolist(),
-            },
+            "latent_statistics": self._latent_statistics(),
             "latent_size": list(self.latent_size),
             "contract": self.contract.to_dict(),
-            "references": self.references,
-            "reference_labels": self.train_labels,
+            "references": self.cached.references,
+            "reference_labels": self.cached.train.labels,
+            # Only those of these very weights, so that a resumed run exports what an uninterrupted one does.
+            "figures": self._figures if self._figures_step == self.schedule.last_epoch else {},
             "identity": self.identity,
         }

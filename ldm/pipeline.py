@@ -1,45 +1,32 @@
 """From class labels to spectrograms: the sampler over latents and stage 1's decoder, as a diffusers pipeline.
 
-Legend: B images, D latent channels, (h, w) latent grid, K classes.
+Legend: B images, (C, H, W) image, D latent channels, (h, w) latent grid, K classes.
 """
 
-from __future__ import annotations
-
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Optional
 
+import diffusers
+import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DiffusionPipeline,
-    DPMSolverMultistepScheduler,
-    SchedulerMixin,
-    UNet2DModel,
-    UniPCMultistepScheduler,
-)
+from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 from torch import Tensor
 
+from dataset import DataContract, tensor_to_images
+from ldm.diffusion import noise_schedule
 from ldm.latents import LatentNormaliser, pad_to_multiple
+from ldm.samplers import check_solver, check_start, make_sampler
 from training.order import mix_seed
 from vqvae.custom_vqgan import CustomVQGAN
+from vqvae.utils import LatentStatistics, check_statistics
 
-SAMPLERS = ("dpm++", "ddim", "unipc")
-
-
-def make_sampler(name: str, training: SchedulerMixin) -> SchedulerMixin:
-    """The sampler called ``name`` on the noise schedule that ``training`` was built with.
-
-    All of them are deterministic once the first noise is drawn, and start at the last timestep, where the
-    latents are pure noise, as they were trained to be ("trailing" spacing).
-    """
-    common = dict(timestep_spacing="trailing")
-    if name == "dpm++":
-        return DPMSolverMultistepScheduler.from_config(
-            training.config, algorithm_type="dpmsolver++", solver_order=2, **common
-        )
-    if name == "ddim":
-        return DDIMScheduler.from_config(training.config, clip_sample=False, set_alpha_to_one=True, **common)
-    return UniPCMultistepScheduler.from_config(training.config, solver_order=2, **common)
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+StepCallback = Callable[["SpectrogramPipeline", int, Any, dict[str, Tensor]], dict[str, Tensor]]
 
 
 def image_generator(seed: int, label: int, index: int, draw: int = 0) -> torch.Generator:
@@ -50,131 +37,242 @@ def image_generator(seed: int, label: int, index: int, draw: int = 0) -> torch.G
 class SpectrogramPipeline(DiffusionPipeline):
     """Class-conditional latent diffusion with classifier-free guidance.
 
+    It is saved and loaded as every pipeline of diffusers is (``save_pretrained``, ``from_pretrained``). What is no
+    network stands in dictionaries in ``model_index.json``: diffusers takes a list there for the name of a class.
+
     Args:
         vqvae: frozen stage 1.
         unet: the denoiser; its last class embedding means "no class".
-        scheduler: a sampler, see ``make_sampler``; exchangeable.
-        class_names: K names, by label.
-        latent_mean, latent_std: D floats each, of the training latents.
-        latent_size: (h, w) that the decoder takes; the UNet may work on a larger, padded grid.
+        scheduler: exchangeable for every solver that ``ldm.samplers.check_solver`` lets pass.
+        contract: of the training data, ``DataContract.to_dict``.
+        latent_statistics: mean and deviation of the training latents, D floats each.
+
+    Raises:
+        ValueError: contract or statistics are missing, or do not belong to ``vqvae``.
     """
 
     model_cpu_offload_seq = "unet->vqvae"
+    # Offloaded layer by layer, a codebook would not be there when it is searched: that is no layer's forward pass.
+    _exclude_from_cpu_offload = ["vqvae"]  # noqa: RUF012 (as diffusers declares it)
+    _callback_tensor_inputs = ["latents", "class_labels"]  # noqa: RUF012
 
     def __init__(
         self,
         vqvae: CustomVQGAN,
         unet: UNet2DModel,
         scheduler: SchedulerMixin,
-        class_names: Sequence[str],
-        latent_mean: Sequence[float],
-        latent_std: Sequence[float],
-        latent_size: Sequence[int],
+        # Only what has a default may be no network to ``from_pretrained``. It reads these annotations, and
+        # diffusers 0.35 knows neither ``X | None`` nor strings.
+        contract: Optional[dict[str, Any]] = None,  # noqa: UP045
+        latent_statistics: Optional[dict[str, Any]] = None,  # noqa: UP045
     ) -> None:
         super().__init__()
+        if contract is None or latent_statistics is None:
+            raise ValueError("a pipeline needs the contract of its data and the statistics of its latents")
         self.register_modules(vqvae=vqvae, unet=unet, scheduler=scheduler)
-        self.register_to_config(
-            class_names=list(class_names),
-            latent_mean=list(latent_mean),
-            latent_std=list(latent_std),
-            latent_size=list(latent_size),
-        )
-        # diffusers looks every argument up as an attribute of its own, and warns where only the config has it.
-        self.class_names = list(class_names)
-        self.latent_mean = list(latent_mean)
-        self.latent_std = list(latent_std)
-        self.latent_size = list(latent_size)
+        self.register_to_config(contract=contract, latent_statistics=latent_statistics)
+        self.contract = DataContract.from_dict(contract)
+        self.latent_statistics = latent_statistics
+        self.contract.check_model(vqvae.config.in_channels, vqvae.factor)
+        check_statistics(latent_statistics, vqvae)
+
+    @property
+    def class_names(self) -> list[str]:
+        """K names, by label."""
+        return list(self.contract.classes)
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """The label of every class name."""
+        return {name: label for label, name in enumerate(self.contract.classes)}
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(h, w) that the decoder takes; the UNet may work on a larger, padded grid."""
+        height, width = self.contract.padded_size
+        return height // self.vqvae.factor, width // self.vqvae.factor
 
     @property
     def normaliser(self) -> LatentNormaliser:
         """Between stage 1's latents and those that diffusion sees."""
-        return LatentNormaliser(self.config.latent_mean, self.config.latent_std)
+        return LatentNormaliser(self.latent_statistics["mean"], self.latent_statistics["std"])
 
-    def labels_of(self, names: Sequence[str | int]) -> Tensor:
-        """Labels of class names (numbers pass). -> (B,) int64. Raises ``ValueError`` for an unknown name."""
-        known = list(self.config.class_names)
+    @property
+    def guidance_scale(self) -> float:
+        """Of the call that is running; a callback may change ``_guidance_scale`` for the steps that follow."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Network evaluations of the call that is running."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has set ``_interrupt``: the steps that follow are then left out."""
+        return self._interrupt
+
+    def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
+        """Labels of class names. Raises ``ValueError`` for an unknown one."""
+        names = [label] if isinstance(label, str) else label
         for name in names:
-            if isinstance(name, str) and name not in known:
-                raise ValueError(f"unknown class {name!r}; known are {', '.join(known)}")
-        return torch.tensor([known.index(name) if isinstance(name, str) else int(name) for name in names])
+            if name not in self.labels:
+                raise ValueError(f"unknown class {name!r}; known are {', '.join(self.labels)}")
+        return [self.labels[name] for name in names]
 
-    @torch.no_grad()
-    def sample_latents(
-        self,
-        labels: Tensor,
-        generators: Sequence[torch.Generator],
-        guidance_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        num_inference_steps: int = 20,
-        callback: Callable[[int, int], Any] | None = None,
-    ) -> Tensor:
-        """Draw latents. (B,) labels, B generators -> (B, D, h, w), ready for ``vqvae.decode``.
+    def prepare_latents(self, number: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+        """Noise on the UNet's grid, of unit deviation. -> (B, D, h', w') float32.
 
-        Args:
-            guidance_scale: 1 samples what was learned; above it, classes are told apart more than they are in
-                the data, at the cost of variety.
-            guidance_interval: the part of the noise levels, as fractions of T, in which guidance acts
-                (Kynkaanniemi et al. 2024).
-            num_inference_steps: network evaluations (twice as many where guidance acts).
-            callback: called as (step, steps) after each step.
+        float32 whatever the networks' precision, so that the same generators give the same images in each.
         """
-        device = self.unet.device
-        h, w = self.config.latent_size
-        shape = (self.unet.config.in_channels, h, w)
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        latents = pad_to_multiple(noise, 2 ** (len(self.unet.config.block_out_channels) - 1))
-        if latents.shape != noise.shape:
+        h, w = self.latent_size
+        shape = (number, self.unet.config.in_channels, h, w)
+        device = self._execution_device
+        noise = randn_tensor(shape, generator, device, torch.float32)
+        padded = pad_to_multiple(noise, 2 ** (len(self.unet.config.block_out_channels) - 1))
+        if padded.shape != noise.shape:
             # Padding must be noise of its own: repeated noise would be a pattern the network never saw.
-            extra = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
-            extra[..., :h, :w] = noise
-            latents = extra
-        labels = labels.to(device)
-        null = torch.full_like(labels, len(self.config.class_names))
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        latents = latents.to(device) * self.scheduler.init_noise_sigma
-        low, high = (limit * self.scheduler.config.num_train_timesteps for limit in guidance_interval)
-        for number, timestep in enumerate(self.scheduler.timesteps, start=1):
-            inputs = self.scheduler.scale_model_input(latents, timestep)
-            if guidance_scale != 1.0 and low <= float(timestep) <= high:
-                both = self.unet(inputs.repeat(2, 1, 1, 1), timestep, class_labels=torch.cat([labels, null])).sample
-                conditional, unconditional = both.chunk(2)
-                prediction = unconditional + guidance_scale * (conditional - unconditional)
-            else:
-                prediction = self.unet(inputs, timestep, class_labels=labels).sample
-            latents = self.scheduler.step(prediction, timestep, latents).prev_sample
-            if callback is not None:
-                callback(number, num_inference_steps)
-        return self.normaliser.restore(latents[..., :h, :w])
+            padded = randn_tensor(tuple(padded.shape), generator, device, torch.float32)
+            padded[..., :h, :w] = noise
+        return padded
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """What ``output_type="latent"`` gave, decoded. (B, D, h, w) -> (B, C, H, W) float32 in [-1, 1], padded."""
+        return self.vqvae.decode(latents.to(self.vqvae.dtype)).float().clamp(-1, 1)
 
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: Sequence[str | int],
-        guidance_scale: float = 1.0,
+        class_labels: str | int | Sequence[str | int] | Tensor,
+        guidance_scale: float = 1.5,
         num_inference_steps: int = 20,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
-        output_type: str = "pt",
-        callback: Callable[[int, int], Any] | None = None,
-    ) -> Any:
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> ImagePipelineOutput | tuple[Any]:
         """Spectrograms of the given classes, one per entry of ``class_labels`` (names or numbers).
 
         Args:
-            generator: one, or one per image; None draws from torch's global state.
-            output_type: "pt" (B, C, H, W) in [-1, 1], "np" (B, H, W, C) in [0, 1], "pil", or "latent".
-            The rest as ``sample_latents`` takes it.
+            guidance_scale: 1 samples what was learned; above it, classes are told apart more than they are in
+                the data, at the cost of variety; 0 asks for no class.
+            num_inference_steps: of the solver. Each is one network evaluation, or two with a second-order solver in
+                sigmas such as Heun's, on twice the batch where guidance acts.
+            generator: one for all, or one per image; None draws from torch's global state. With one per image an
+                image depends on its own generator and label alone.
+            guidance_interval: the part of the noise levels, as fractions of T, in which guidance acts
+                (Kynkaanniemi et al. 2024).
+            output_type: "pil": pictures in the data set's own mode, size and colours (mode "F", in the data's unit,
+                where its files are float); "np": (B, H, W, C) and "pt": (B, C, H, W), both float32 in [0, 1] at the
+                size trained at, as diffusers' pipelines give them; "latent": for ``decode_latents``.
+            return_dict: False for a tuple of the images alone.
+            callback_on_step_end: called as (pipeline, step, timestep, tensors) after every network evaluation; what
+                it returns replaces those tensors.
+            callback_on_step_end_tensor_inputs: which of ``_callback_tensor_inputs`` it is given. ``latents`` are
+                noisy, normalised, and on the UNet's grid.
+
+        Returns:
+            an output with ``images``.
+
+        Raises:
+            ValueError: an unknown class, output type or tensor, a scheduler that cannot undo this model's noise, or
+                another number of generators than of images.
         """
-        labels = self.labels_of(class_labels)
-        if generator is None or isinstance(generator, torch.Generator):
-            seeds = torch.randint(2**62, (len(labels),), generator=generator).tolist()
-            generator = [torch.Generator().manual_seed(seed) for seed in seeds]
-        latents = self.sample_latents(
-            labels, generator, guidance_scale, guidance_interval, num_inference_steps, callback
-        )
-        if output_type == "latent":
-            return latents
-        images = self.vqvae.decode(latents).clamp(-1, 1)
-        if output_type == "pt":
-            return images
-        arrays = ((images + 1) / 2).cpu().permute(0, 2, 3, 1).numpy()
-        return self.numpy_to_pil(arrays) if output_type == "pil" else arrays
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        labels = self._numbers(class_labels)
+        generator = generator if generator is None or isinstance(generator, torch.Generator) else list(generator)
+        self._check_inputs(labels, generator, output_type, callback_on_step_end_tensor_inputs)
+        device = self._execution_device
+        latents = self.prepare_latents(len(labels), generator)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        check_start(self.scheduler)
+        latents = latents * self.scheduler.init_noise_sigma
+        labels = torch.tensor(labels, device=device)
+        null = torch.full_like(labels, len(self.contract.classes))
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        extra = {"generator": generator} if takes_generator else {}
+        low, high = (limit * self.scheduler.config.num_train_timesteps for limit in guidance_interval)
+        levels = self.scheduler.timesteps.tolist()  # once: on a GPU every look at one would wait for it
+        self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(levels), False
+        with self.progress_bar(total=len(levels)) as bar:
+            for step, (timestep, level) in enumerate(zip(self.scheduler.timesteps, levels, strict=True)):
+                if self.interrupt:
+                    continue
+                scale = self.guidance_scale if low <= level <= high else 1.0
+                inputs = self.scheduler.scale_model_input(latents, timestep)
+                prediction = self._predict(inputs, timestep, labels, null, scale)
+                latents = self.scheduler.step(prediction, timestep, latents, **extra, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    there = {"latents": latents, "class_labels": labels}
+                    given = {name: there[name] for name in callback_on_step_end_tensor_inputs}
+                    returned = callback_on_step_end(self, step, timestep, given)
+                    latents = returned.pop("latents", latents)
+                    labels = returned.pop("class_labels", labels)
+                bar.update()
+        h, w = self.latent_size
+        latents = self.normaliser.restore(latents[..., :h, :w])
+        images = latents if output_type == "latent" else self._postprocess(self.decode_latents(latents), output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _numbers(self, class_labels: str | int | Sequence[str | int] | Tensor) -> list[int]:
+        if isinstance(class_labels, Tensor):
+            class_labels = class_labels.flatten().tolist()
+        given = [class_labels] if isinstance(class_labels, (str, int)) else class_labels
+        numbers = [self.get_label_ids(label)[0] if isinstance(label, str) else int(label) for label in given]
+        for number in numbers:
+            if not 0 <= number < len(self.contract.classes):
+                raise ValueError(f"unknown class {number}; labels go from 0 to {len(self.contract.classes) - 1}")
+        return numbers
+
+    def _check_inputs(self, labels: list[int], generator: Any, output_type: str, tensors: Sequence[str]) -> None:
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"unknown output_type {output_type!r}; known are {', '.join(OUTPUT_TYPES)}")
+        if not labels:
+            raise ValueError("class_labels is empty; give a name or number for every image")
+        if isinstance(generator, list) and len(generator) != len(labels):
+            raise ValueError(f"{len(generator)} generators for {len(labels)} images; give one for all, or one for each")
+        unknown = [name for name in tensors if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"unknown callback_on_step_end_tensor_inputs {', '.join(unknown)}; known are "
+                f"{', '.join(self._callback_tensor_inputs)}"
+            )
+        check_solver(self.scheduler)
+
+    def _predict(self, inputs: Tensor, timestep: Tensor, labels: Tensor, null: Tensor, scale: float) -> Tensor:
+        """The network's prediction under guidance, (B, D, h', w') float32.
+
+        The solver's state stays float32 around networks of any precision: it adds up many small differences.
+        """
+        dtype = self.unet.dtype
+        if scale == 1.0:
+            return self.unet(inputs.to(dtype), timestep, class_labels=labels).sample.float()
+        twice = inputs.repeat(2, 1, 1, 1).to(dtype)
+        both = self.unet(twice, timestep, class_labels=torch.cat([labels, null])).sample.float()
+        conditional, unconditional = both.chunk(2)
+        return unconditional + scale * (conditional - unconditional)
+
+    def _postprocess(self, images: Tensor, output_type: str) -> Any:
+        """Decoded images (B, C, H, W) in [-1, 1], padded, as ``output_type`` says."""
+        if output_type == "pil":
+            made = tensor_to_images(images, self.contract, "native")
+            return [Image.fromarray(image) if isinstance(image, np.ndarray) else image for image in made]
+        height, width = self.contract.image_size
+        unit = VaeImageProcessor.denormalize(images[..., :height, :width])
+        return VaeImageProcessor.pt_to_numpy(unit) if output_type == "np" else unit
+
+
+# ``DiffusionPipeline.from_pretrained`` looks a folder's class up in this namespace; it has no other register.
+diffusers.SpectrogramPipeline = SpectrogramPipeline
+
+
+def trained_pipeline(
+    vqvae: CustomVQGAN, unet: UNet2DModel, contract: DataContract, latent_statistics: LatentStatistics
+) -> SpectrogramPipeline:
+    """The pipeline of trained parts, with the solver that is the default everywhere."""
+    scheduler = make_sampler("dpm++", noise_schedule())
+    return SpectrogramPipeline(vqvae, unet, scheduler, contract.to_dict(), dict(latent_statistics))

@@ -15,6 +15,7 @@ import pytest
 from recording import Recording
 from tiny import ldm_flags, vqgan_flags
 
+import export
 import sample
 import train_ldm
 import train_vqvae
@@ -249,7 +250,7 @@ def test_a_script_leaves_with_code_2_and_one_line(workplace):
     assert done.stderr.startswith("sample.py: error: ldm.pt: not a checkpoint") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, "export.py"])
 def test_help_is_quick_and_imports_nothing_heavy(script):
     code = (
         "import runpy, sys, time; sys.argv = [sys.argv[1], '--help']\n"
@@ -367,6 +368,12 @@ def test_no_flag_of_the_sampler_is_dead(trained, tmp_path):
     flags = f"--ldm_path {trained.ldm} --output_dir {tmp_path} --samples_per_class 1 --num_inference_steps 1"
     args = Recording(sample.parse(flags.split()))
     assert sample.sample(args) == 0
+    assert args._unread == set()
+
+
+def test_no_flag_of_the_export_is_dead(trained, tmp_path):
+    args = Recording(export.parse(["--ldm_path", str(trained.ldm), "--output_dir", str(tmp_path / "out")]))
+    assert export.export(args) == 0
     assert args._unread == set()
 
 

@@ -1,4 +1,4 @@
-"""The two READMEs promise what the scripts do: flags, defaults, commands and links, the same in both languages."""
+"""The READMEs and the pages promise what the scripts do: flags, defaults, commands and links; both languages alike."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import importlib
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from training.arguments import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README.zh-CN.md")
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if "run_script(" in path.read_text(encoding="utf-8"))
 REQUIRED, OFF, NONE = {"required", "必填"}, {"off", "关"}, {"none", "无"}
 # What stands for a default that depends on the machine.
@@ -33,10 +35,14 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-def script_commands(readme: str) -> list[list[str]]:
-    """Every ``python SCRIPT.py ...`` in the code blocks, from the script's name on."""
-    found = [words for block in code_blocks(text_of(readme)) if "python" in block for words in commands(block)]
-    return [words[1:] for words in found if words[0] == "python" and words[1].endswith(".py")]
+def script_commands(page: str) -> list[list[str]]:
+    """Every command of the project's scripts in a page's code blocks, whatever launches it, from the script on."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    found = [words for block in blocks for words in commands(block)]
+    found = [words for words in found if words and words[0] in ("python", "torchrun", "accelerate", "srun")]
+    starts = [next((place for place, word in enumerate(words) if word.endswith(".py")), None) for words in found]
+    launched = [words[start:] for words, start in zip(found, starts, strict=True) if start is not None]
+    return [words for words in launched if words[0].removesuffix(".py") in SCRIPTS]
 
 
 def flag_rows(readme: str) -> dict[str, dict[str, tuple[str, str]]]:
@@ -60,6 +66,7 @@ def entry(script: str):
     return getattr(module, "parse", None) or module.parse_arguments
 
 
+@cache
 def flags_of(script: str) -> dict[str, argparse.Action]:
     """The flags that a script's parser knows, by name, taken at the moment when it is about to parse."""
 
@@ -112,15 +119,13 @@ def test_tables_list_exactly_the_flags_with_their_defaults_and_choices(script, r
         assert not missing, f"{flag}: {readme} does not name {missing}"
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_every_script_command_is_accepted(readme, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", [page for page in PAGES if script_commands(page)])
+def test_every_script_command_is_accepted(page, tmp_path, monkeypatch, capsys):
     file = tmp_path / "file"
     file.touch()
     monkeypatch.chdir(tmp_path)
-    seen = set()
-    for name, *words in script_commands(readme):
+    for name, *words in script_commands(page):
         script = name.removesuffix(".py")
-        seen.add(script)
         flags = flags_of(script)
         for index, word in enumerate(words[:-1]):
             kind = getattr(flags.get(word), "type", None)
@@ -129,8 +134,12 @@ def test_every_script_command_is_accepted(readme, tmp_path, monkeypatch, capsys)
         try:
             entry(script)(words)
         except SystemExit:
-            pytest.fail(f"{readme}: python {name} {' '.join(words)}: {capsys.readouterr().err}")
-    assert seen == set(SCRIPTS)
+            pytest.fail(f"{page}: python {name} {' '.join(words)}: {capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_readme_shows_a_command_of_every_script(readme):
+    assert {name.removesuffix(".py") for name, *_ in script_commands(readme)} == set(SCRIPTS)
 
 
 @pytest.mark.parametrize("readme", READMES)
@@ -141,19 +150,36 @@ def test_every_make_command_is_a_target(readme):
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_demo_without_make_runs_the_same_commands(readme):
-    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1]
-    recipe = recipe.replace("$(PY)", "python").replace("$(DEMO)", "demo")
-    demo = [words[1:] for words in commands(recipe) if words[0] == "python"]
-    assert len(demo) == 5
-    assert [words for words in demo if words not in script_commands(readme)] == []
+@pytest.mark.parametrize(("target", "steps"), [("quick", 4), ("demo", 5)])
+def test_a_target_without_make_runs_the_same_commands(target, steps, readme):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
+    recipe = recipe.replace("$(PY)", "python").replace(f"$({target.upper()})", target)
+    recipe_commands = [words[1:] for words in commands(recipe) if words[0] == "python"]
+    assert len(recipe_commands) == steps
+    assert [words for words in recipe_commands if words not in script_commands(readme)] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which a page's headings are linked to."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\(([^)]+)\)", text_of(page)):
+        if not link.startswith("http"):
+            name, _, heading = link.partition("#")
+            target = (ROOT / page).parent / name if name else ROOT / page
+            assert target.exists(), f"{page} links to {link}"
+            assert not heading or heading in anchors(target), f"{page} links to {link}, which is no heading"
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_links_lead_to_files(readme):
-    targets = re.findall(r"\]\(([^)]+)\)", text_of(readme))
-    relative = {target.split("#")[0] for target in targets if not target.startswith(("http", "#"))}
-    assert [target for target in relative if not (ROOT / target).exists()] == []
+def test_every_page_is_linked_from_the_readme(readme):
+    linked = set(re.findall(r"\]\(([^)#]+)\)", text_of(readme)))
+    assert set(PAGES) - set(READMES) - linked == set()
 
 
 @pytest.mark.parametrize("readme", READMES)

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from tiny import TrainedStages, make_images, run_ldm, run_sample, run_vqgan, states_equal
 
 from errors import UserError
+from ldm.latents import CachedLatents, LatentSet
 from ldm.ldm_trainer import LDMTask
 from training import checkpoint, files
 from training.arguments import run_script
@@ -616,7 +617,10 @@ def test_augmented_stage_2_trains_on_several_encodings_of_each_image_in_turn(tra
 
 
 def test_every_encoding_of_an_image_is_seen_once_in_as_many_epochs():
-    task = SimpleNamespace(encodings=torch.arange(3 * 5).view(3, 5, 1, 1, 1), train_labels=torch.arange(5))
+    latents = torch.arange(3 * 5).view(3, 5, 1, 1, 1)
+    plain = LatentSet(latents[0], torch.arange(5))
+    cached = CachedLatents(plain, plain, changed=latents[1:], references=torch.zeros(0))
+    task = SimpleNamespace(cached=cached, _prepared=lambda latents: latents)
     order = EpochOrder(5, 5, seed=0)
     seen = torch.stack(
         [batch[batch % 5 == 2] for epoch in range(3) for batch, _ in LDMTask.batches(task, order)(epoch, 0)]

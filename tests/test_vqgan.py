@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from tiny import run_vqgan
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from errors import UserError
 from spectrograms.spectra import frequency_bands, power_spectra, spectra_difference_db, texture_difference_db
 from training.loader import fixed_batches
+from vqvae import vqgan_trainer
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
 from vqvae.losses import load_lpips, psnr, spectral_loss
@@ -298,3 +301,24 @@ def test_lpips_with_a_foreign_file_says_so(tmp_path):
     torch.save({"features.0.weight": torch.zeros(3)}, path)
     with pytest.raises(UserError, match="not torchvision's squeeze weights"):
         load_lpips("squeeze", path)
+
+
+def test_the_penalty_is_computed_in_float32_whatever_the_networks_are(trained, tmp_path, monkeypatch, no_plots):
+    """In half precision its squared norm overflows; the critic's own calls under autocast must not spill over."""
+    pairs = []
+
+    def watched(critic, real, fake, mix):
+        plain = PatchDiscriminator(1, 8, 2)
+        plain.load_state_dict(critic.state_dict())
+        pairs.append([float(gradient_penalty(each, real, fake, mix)) for each in (critic, plain)])
+        return gradient_penalty(critic, real, fake, mix)
+
+    monkeypatch.setattr(vqgan_trainer, "gradient_penalty", watched)
+    AcceleratorState._reset_state(reset_partial_state=True)  # one precision in a process, otherwise
+    try:
+        assert run_vqgan(trained.data, tmp_path, "--mixed_precision", "bf16") == 0
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert len(pairs) > 3
+    for ours, plain in pairs:
+        assert ours == pytest.approx(plain, rel=1e-6)

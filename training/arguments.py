@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         one_line = " ".join(message.split())
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {one_line} (see {self.prog} --help)\n")
+        said = f"{self.prog}: error: {one_line} (see {self.prog} --help)\n"
+        self.exit(EXIT_USER_ERROR, said if os.environ.get("LOCAL_RANK", "0") == "0" else None)  # once on each machine
 
 
 def _number(text: str, kind: type, low: float, high: float, low_open: bool, what: str) -> float:
@@ -111,18 +113,39 @@ def output_dir(text: str) -> Path:
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run a script's ``main`` and leave with its code; a user's mistake is one line and code 2."""
+    """Run a script's ``main`` and leave with its code; a user's mistake is one line and code 2.
+
+    Of several processes (started by torchrun, which numbers them in ``RANK``) the first one alone reports progress;
+    what goes wrong is told by the process that meets it.
+    """
+    rank = os.environ.get("RANK", "0")
+    name = Path(sys.argv[0]).name
+    if rank != "0":
+        name = f"{name} (process {rank})"
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open for as long as the process lives)
     try:
         code = main() or 0
+        if (processes := sys.modules.get("training.processes")) is not None:
+            processes.leave()
     except UserError as error:
         one_line = " ".join(str(error).split())
-        print(f"{Path(sys.argv[0]).name}: error: {one_line}", file=sys.stderr)
+        print(f"{name}: error: {one_line}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except RuntimeError as error:
+        if "training.processes" not in sys.modules or not sys.modules["training.processes"].lost_another(error):
+            raise
+        print(
+            f"{name}: error: another process of this run has ended, and told why if it could. What was saved last "
+            "stays: the same command goes on",
+            file=sys.stderr,
+        )
         code = EXIT_USER_ERROR
     except OSError as error:
         if not disk_is_full(error):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{Path(sys.argv[0]).name}: error: {where}the disk is full; make room and go on", file=sys.stderr)
+        print(f"{name}: error: {where}the disk is full; make room and go on", file=sys.stderr)
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -44,6 +44,8 @@ Weights = dict[str, Annotated[StoredTensor, AfterValidator(_finite_tensor)]]
 
 def save(kind: str, payload: Mapping[str, Any], path: Path) -> None:
     """Save tensors and plain JSON types to ``path`` atomically, as a checkpoint of a ``kind``."""
+    # Not accelerate's save_state, which writes several files one after the other: a kill between them would mix two
+    # states. Not safetensors, which holds tensors alone: an optimiser's state is nested.
     content = {"format_version": FORMAT_VERSION, "kind": kind, **payload}
     write_atomically(path, lambda file: torch.save(content, file))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         UserError: the disk is full or the folder not writable; what stood at ``path`` is untouched.
     """
     path = Path(path)
+    # The package atomicwrites did this, and is no longer kept.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +37,40 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise UserError(f"{path}: could not be written ({_reason(cause)}); the file before it is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, fill: Callable[[Path], None], over: bool = False) -> None:
+    """Let ``fill`` fill a new folder beside ``path``, flush it to the disk, then give it its name.
+
+    ``path`` does not exist yet or is empty; with ``over`` its files of the same names are replaced, one by one.
+
+    Raises:
+        UserError: the disk is full, the place not writable, or somebody else wrote there meanwhile.
+    """
+    path = Path(path)
+    # Not called as ``sweep`` would have it, for that deletes files; a kill leaves it to be seen.
+    new = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        new.mkdir(parents=True)
+        fill(new)
+        found = sorted(part for part in new.rglob("*") if part.is_file())
+        for part in found:
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
+        if over:
+            for part in found:
+                place = path / part.relative_to(new)
+                place.parent.mkdir(exist_ok=True)
+                os.replace(part, place)
+        else:
+            if path.exists():
+                path.rmdir()  # Windows gives no name that an empty folder has
+            os.replace(new, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({_reason(error)})") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _reason(error: OSError) -> str:
@@ -122,7 +158,7 @@ def read_lines(path: Path, **needed: type | tuple[type, ...]) -> Iterator[dict[s
     with open(path, "rb") as file:
         for line in file:
             try:
-                entry = json.loads(line)
+                entry = json.loads(line)  # the jsonlines package stops at a torn line
             except (ValueError, RecursionError):  # what is not UTF-8 among them
                 continue
             if isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in needed.items()):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from errors import UserError
+from training import processes
 from training.order import EpochOrder, SeededItems
 
 
@@ -74,21 +75,24 @@ class Batches:
 
 
 class _EpochSampler(Sampler):
-    """Batches of (epoch, index) keys of one epoch, from batch ``first`` on."""
+    """This process's share of the batches of (epoch, index) keys of one epoch, from batch ``first`` on."""
 
     def __init__(self, order: EpochOrder, epoch: int, first: int) -> None:
         self.order, self.epoch, self.first = order, epoch, first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in self.order.batches(self.epoch, self.first):
-            yield [(self.epoch, index) for index in batch.tolist()]
+            yield [(self.epoch, index) for index in batch[processes.share_of(len(batch))].tolist()]
 
     def __len__(self) -> int:
         return len(self.order) - self.first
 
 
 def training_batches(items: Dataset, order: EpochOrder, num_workers: int) -> Callable[[int, int], Iterator[Any]]:
-    """A function (epoch, first batch) -> iterator of collated batches, the same whatever ``num_workers``."""
+    """A function (epoch, first batch) -> iterator of collated batches, the same whatever ``num_workers``.
+
+    With several processes, of this one's share of each batch.
+    """
     seeded = SeededItems(items, order.seed)
 
     def batches(epoch: int, first: int) -> Iterator[Any]:
@@ -98,8 +102,8 @@ def training_batches(items: Dataset, order: EpochOrder, num_workers: int) -> Cal
 
 
 def fixed_batches(items: Dataset, batch_size: int, num_workers: int) -> Batches:
-    """All items in their own order."""
-    return Batches(items, num_workers, 0, batch_size=batch_size)
+    """All items in their own order; with several processes this one's share of them, ``.items`` being all."""
+    return Batches(items, num_workers, 0, batch_size=batch_size, sampler=processes.share_of(len(items)))
 
 
 def calibration_images(items: Dataset, number: int, seed: int, pixels: int = 2**22) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,9 +18,9 @@ from tqdm import tqdm
 from typing_extensions import NotRequired, TypedDict
 
 from errors import UserError
-from training import checkpoint, pictures
+from training import checkpoint, pictures, processes
 from training.health import Health
-from training.order import EpochOrder
+from training.order import EpochOrder, mix_seed
 from training.run_folder import RunFolder
 from training.stopping import StopRequest
 from training.tracking import Tracker
@@ -58,13 +58,18 @@ def scale_of(scaler: torch.amp.GradScaler | None) -> dict[str, Tensor]:
     return {} if scaler is None else {"fp16_scale": torch.tensor(scaler.get_scale())}
 
 
+def mean_of(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each figure over the parts of a batch."""
+    return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a GPU's or the CPU's memory ran out; for the latter torch has no class of its own."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 class Task(Protocol):
-    """What a stage gives to the loop.
+    """What a stage gives to the loop. With several processes all of them call everything but ``draw``.
 
     Attributes:
         name: its checkpoints' prefix.
@@ -75,7 +80,10 @@ class Task(Protocol):
     decisive: str | None
 
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
-        """One step of every optimiser on ``batch``; returns scalars to log."""
+        """One step of every optimiser on ``batch``, this process's share; returns scalars to log.
+
+        torch's random state is a function of seed, step and process when it is called.
+        """
 
     def validate(self) -> dict[str, float]:
         """Figures on held-out data, which is always the same."""
@@ -84,7 +92,7 @@ class Task(Protocol):
         """Write pictures after ``epoch``; returns name and path of each."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, apart from the random state."""
+        """All that the next step depends on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` gave."""
@@ -147,14 +155,6 @@ class LoopOptions:
     on_nonfinite: str = "stop"
 
 
-class RandomState(TypedDict):
-    """torch's generators: the CPU's, and one of each GPU."""
-
-    __pydantic_config__ = checkpoint.HOLDS_TENSORS
-    cpu: checkpoint.StoredTensor
-    cuda: list[checkpoint.StoredTensor]
-
-
 class RunState(TypedDict):
     """A training state: where the run stands, and what the next step depends on."""
 
@@ -163,7 +163,6 @@ class RunState(TypedDict):
     task: dict[str, Any]
     best: NotRequired[tuple[float, int]]
     skipped: NotRequired[int]
-    random: RandomState
 
 
 SKIPPED_IN_A_ROW = 10  # steps that may be skipped one after the other: then it is not the batches
@@ -217,12 +216,19 @@ class TrainingLoop:
         """Go on from ``state_last.pt`` where there is one.
 
         Raises:
-            UserError: it belongs to another stage, data order or format.
+            UserError: it belongs to another stage, data order or format, or is not the same for all processes.
         """
-        if not self.folder.state_path.exists():
+        if self.folder.state_path.exists():
+            self._load(self.folder.state_path)
+        elif processes.is_first():
             self.folder.forget_after(0)  # logged by a run that was killed before it could save
-            return
-        path = self.folder.state_path
+        if any(step != self.step for step in processes.gathered(self.step)):
+            raise UserError(
+                f"--output_dir {self.folder.path}: is not the same folder to all processes of this run; choose one on "
+                "a disk that their machines share"
+            )
+
+    def _load(self, path: Path) -> None:
         try:
             state = checkpoint.load(path, self._kind_of_state, RunState)
         except UserError as error:
@@ -237,10 +243,8 @@ class TrainingLoop:
         self._skipped = state.get("skipped", 0)
         with checkpoint.understood(path, self._kind_of_state, f": {self.folder.way_out()}"):
             self.task.load_state_dict(state["task"])
-            torch.set_rng_state(state["random"]["cpu"])
-            if torch.cuda.is_available() and state["random"]["cuda"]:
-                torch.cuda.set_rng_state_all(state["random"]["cuda"])
-        self.folder.forget_after(self.step)
+        if processes.is_first():
+            self.folder.forget_after(self.step)
         print(f"resuming after step {self.step} of {self.total_steps} ({path})", flush=True)
 
     def run(self) -> int:
@@ -259,8 +263,8 @@ class TrainingLoop:
                 bar.set_description(f"{self.task.name} epoch {epoch + 1}/{self.options.epochs}", refresh=False)
                 for batch in self._read(epoch):
                     self._one_step(batch, epoch, bar)
-                    if stop.signal is not None:
-                        return self._leave(stop.signal)
+                    if number := processes.highest(stop.signal or 0):
+                        return self._leave(number)
         print(f"done: {self._checkpoint(f'epoch_{self.options.epochs}')}", flush=True)
         figure, epoch = self._best
         if 0 < epoch < self.options.epochs:
@@ -273,15 +277,26 @@ class TrainingLoop:
 
     def _read(self, epoch: int) -> Iterator[Any]:
         """What is left of the epoch's batches; where one cannot be read, the run is saved as it stands."""
-        try:
-            yield from self.batches(epoch, self.step % len(self.order))
-        except UserError as error:
-            self.save()
-            raise UserError(
-                f"{error}. Saved at step {self.step} in {self.folder.path}: mend that, then the same command goes on"
-            ) from error
+        batches = self.batches(epoch, self.step % len(self.order))
+        while True:
+            batch, problem = None, None
+            try:
+                batch = next(batches, None)
+            except UserError as error:
+                problem = error
+            if processes.highest(problem is not None):
+                self.save()
+                told = problem or "another process of this run could not read its images"
+                raise UserError(
+                    f"{told}. Saved at step {self.step} in {self.folder.path}: mend that, then the same command goes on"
+                ) from problem
+            if batch is None:
+                return
+            yield batch
 
     def _one_step(self, batch: Any, epoch: int, bar: tqdm) -> None:
+        # Whatever else a step draws, dropout say, is a function of its number: nothing of it need be saved.
+        torch.manual_seed(mix_seed(self.order.seed, self.step, processes.rank(), 4))
         try:
             values = self.task.train_step(batch, self.step)
             self._skipped_in_a_row = 0
@@ -335,13 +350,15 @@ class TrainingLoop:
         self._warn([f"step {self.step + 1}: {error}; the step was skipped ({self._skipped} so far)"], bar)
 
     def _warn(self, messages: list[str], bar: tqdm) -> None:
-        for message in messages:
+        for message in messages if processes.is_first() else []:
             bar.write(f"warning: {message}", file=sys.stderr)
 
     def _last_state(self) -> str:
         return str(self.folder.state_path) if self.folder.state_path.exists() else "none yet"
 
     def _log(self, values: dict[str, float], epoch: int) -> None:
+        if not processes.is_first():
+            return
         self.folder.log({"step": self.step, "epoch": epoch + 1, **values})
         self.tracker.log({"epoch": epoch + 1, **values}, self.step)
 
@@ -354,8 +371,9 @@ class TrainingLoop:
         )
         sys.stdout.flush()
         self._warn(self._health.of_validation(figures), bar)
-        for name, path in self.task.draw(self.folder.pictures, epoch + 1).items():
-            self.tracker.picture(name, path, self.step)
+        if processes.is_first():
+            for name, path in self.task.draw(self.folder.pictures, epoch + 1).items():
+                self.tracker.picture(name, path, self.step)
         # matplotlib's figures hold themselves: left to the collector's rare full passes, dozens of them lie between
         # what lives on, and a long run's memory creeps up.
         gc.collect()
@@ -366,40 +384,45 @@ class TrainingLoop:
 
     def _export(self, epoch: int) -> None:
         self._write_checkpoint(f"epoch_{epoch}", epoch)
-        self.folder.keep_newest(f"{self.task.name}_epoch_*.pt", self.options.keep)
-        pictures.curves(self.folder.metrics_path, self.folder.pictures / "curves.png")
+        if processes.is_first():
+            self.folder.keep_newest(f"{self.task.name}_epoch_*.pt", self.options.keep)
+            pictures.curves(self.folder.metrics_path, self.folder.pictures / "curves.png")
 
     def _checkpoint(self, which: str) -> Path:
         return self.folder.path / f"{self.task.name}_{which}.pt"
 
     def _write_checkpoint(self, which: str, epoch: int) -> None:
-        checkpoint.save(self.task.name, self.task.export(epoch), self._checkpoint(which))
+        exported = self.task.export(epoch)
+        if processes.is_first():
+            checkpoint.save(self.task.name, exported, self._checkpoint(which))
 
     def save(self) -> None:
         """Write ``state_last.pt`` and its numbered older brothers, unless this step is saved already."""
         if self._saved_at == self.step:
             return
+        if processes.is_first():
+            self._write_state()
+        processes.wait()  # whoever leaves before the first has written would take it along
+        self._saved_at = self.step
+
+    def _write_state(self) -> None:
         state = {
             "step": self.step,
             "steps_per_epoch": len(self.order),
             "task": self.task.state_dict(),
             "best": list(self._best),
             "skipped": self._skipped,
-            "random": {
-                "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            },
         }
         if self.options.keep > 1:
             self.folder.keep_previous_state(self._saved_at, self.options.keep - 1)
         checkpoint.save(self._kind_of_state, state, self.folder.state_path)
-        self._saved_at = self.step
 
     def _leave(self, number: int) -> int:
         self.save()
-        print(
-            f"stopped by signal {number} after step {self.step} of {self.total_steps}; saved: run the same command "
-            "again to go on",
-            file=sys.stderr,
-        )
+        if processes.is_first():
+            print(
+                f"stopped by signal {number} after step {self.step} of {self.total_steps}; saved: run the same command "
+                "again to go on",
+                file=sys.stderr,
+            )
         return 128 + number

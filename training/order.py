@@ -38,6 +38,7 @@ class EpochOrder:
 
 def mix_seed(*parts: int) -> int:
     """One 63-bit seed from several integers, so that neighbouring seeds give unrelated streams (SplitMix64)."""
+    # numpy's SeedSequence would do as well, but images that were drawn once must come again from their numbers.
     state = 0
     for part in parts:
         state = (state + (part & (2**64 - 1)) + 0x9E3779B97F4A7C15) % 2**64

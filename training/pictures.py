@@ -39,6 +39,7 @@ def sheet(rows: list[tuple[str, list[Image.Image]]], path: Path) -> None:
 
     Small images are enlarged by a whole factor without smoothing, so that pixels stay what they are.
     """
+    # torchvision's make_grid and diffusers' make_image_grid know no labels and no rows of unequal length.
     width, height = rows[0][1][0].size
     factor = max(1, math.ceil(CELL / min(width, height)))
     cell_w, cell_h = width * factor + GAP, height * factor + GAP

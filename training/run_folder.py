@@ -15,18 +15,23 @@ STATE_NAME = "state_last.pt"
 
 
 class RunFolder:
-    """``output_dir`` held by this process alone until ``close``.
+    """``output_dir``, held by this process alone from ``hold`` until ``close``.
 
     Holds ``arguments.json``, ``metrics.jsonl`` (one JSON object per logged step), ``pictures/``, the training states
     ``state_last.pt`` and ``state_step_N.pt``, and the inference checkpoints.
-
-    Raises:
-        UserError: another process trains in the same folder (its pid is named), or it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.metrics_path = self.path / "metrics.jsonl"
+        self._lock: FolderLock | None = None
+
+    def hold(self) -> None:
+        """Take the folder, which is made where it is missing.
+
+        Raises:
+            UserError: another process trains in the same folder (its pid is named), or it cannot be written.
+        """
         self._lock = FolderLock(self.path)
         self.pictures.mkdir(exist_ok=True)
         files.sweep(self.path)  # or it would stay for ever, and a training state is large
@@ -109,5 +114,6 @@ class RunFolder:
         return [numbered[index] for index in sorted(filter(str.isdecimal, numbered), key=int)]
 
     def close(self) -> None:
-        """Let go of the folder."""
-        self._lock.release()
+        """Let go of the folder, if it is held."""
+        if self._lock is not None:
+            self._lock.release()

@@ -17,6 +17,7 @@ def learning_rate_schedule(optimizer: Optimizer, kind: str, warmup_steps: int, t
     if kind not in SCHEDULES:
         raise ValueError(f"schedule {kind!r} is not one of {SCHEDULES}")
 
+    # diffusers' get_cosine_schedule_with_warmup begins at a rate of zero, a step that learns nothing, and ends there.
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps

@@ -26,6 +26,7 @@ MAY_CHANGE = {
     "dry_run",
     "output_dir",
     "device",
+    "gradient_accumulation_steps",
 }
 
 
@@ -38,6 +39,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str
     group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to train")
     group.add_argument(
         "--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="precision of the networks' products"
+    )
+    group.add_argument(
+        "--gradient_accumulation_steps",
+        type=positive_int,
+        default=1,
+        help="parts of its share of a batch that a process goes through one after the other, to need less memory",
     )
     group.add_argument("--num_workers", type=count, default=0, help="processes that read images; 0: this one")
     group.add_argument("--logging_steps", type=positive_int, default=10, help="steps between logged lines")
@@ -66,15 +73,16 @@ def plain(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_accelerator(device: str, mixed_precision: str) -> Any:
-    """An ``Accelerator`` on the asked device.
+    """An ``Accelerator`` on the asked device, connected to the other processes of a run that was launched on several.
 
     Raises:
         UserError: the device is not there, or cannot do the precision.
     """
     import torch
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
     from errors import UserError
+    from training import processes
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True, "auto": True}
     if not there[device]:
@@ -82,23 +90,53 @@ def make_accelerator(device: str, mixed_precision: str) -> Any:
     cpu = device == "cpu" or (device == "auto" and not (there["cuda"] or there["mps"]))
     if cpu and mixed_precision == "fp16":
         raise UserError("--mixed_precision fp16: needs a GPU; use no or bf16 on a CPU")
-    return Accelerator(cpu=cpu, mixed_precision=mixed_precision)
+    patience = InitProcessGroupKwargs(timeout=processes.PATIENCE)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[patience])
+    processes.wait()
+    return accelerator
+
+
+def data_order(images: int, args: argparse.Namespace) -> Any:
+    """The order in which the run sees its ``images``, in batches that every process can take an equal share of.
+
+    Raises:
+        UserError: a batch has no such shares.
+    """
+    from errors import UserError
+    from training import processes
+    from training.order import EpochOrder
+
+    order = EpochOrder(images, args.batch_size, args.seed)
+    shares = processes.number() * args.gradient_accumulation_steps
+    if order.batch_size % shares:
+        few = f" (there are {images} images)" if order.batch_size < args.batch_size else ""
+        raise UserError(
+            f"--batch_size {order.batch_size}{few}: cannot be divided evenly among {processes.number()} processes with "
+            f"--gradient_accumulation_steps {args.gradient_accumulation_steps}; take a multiple of {shares}"
+        )
+    return order
 
 
 @contextmanager
 def held_run_folder(args: argparse.Namespace) -> Iterator[Any]:
-    """The run folder of ``--output_dir``, this process's own within the ``with``; emptied first by ``--restart``.
+    """The run folder of ``--output_dir``, this run's own within the ``with``; emptied first by ``--restart``.
+
+    Of several processes the first one holds it, the others look on.
 
     Raises:
         UserError: another process holds it, it cannot be written, or it holds a run with other settings.
     """
+    from training import processes
     from training.run_folder import RunFolder
 
     folder = RunFolder(args.output_dir)
     try:
-        if args.restart:
-            folder.clear()
-        folder.check_same_run(plain(args), MAY_CHANGE)
+        if processes.is_first():
+            folder.hold()
+            if args.restart:
+                folder.clear()
+            folder.check_same_run(plain(args), MAY_CHANGE)
+        processes.wait()
         yield folder
     finally:
         folder.close()
@@ -106,6 +144,7 @@ def held_run_folder(args: argparse.Namespace) -> Iterator[Any]:
 
 def run_task(task: Any, order: Any, batches: Any, folder: Any, args: argparse.Namespace) -> int:
     """Train ``task`` to its last epoch from wherever ``folder`` stands (see ``TrainingLoop``); the exit code."""
+    from training import processes
     from training.loop import LoopOptions, TrainingLoop
     from training.tracking import NoTracker, WandbTracker
 
@@ -118,7 +157,7 @@ def run_task(task: Any, order: Any, batches: Any, folder: Any, args: argparse.Na
         keep=args.keep_checkpoints,
         on_nonfinite=args.on_nonfinite,
     )
-    if args.use_wandb:
+    if args.use_wandb and processes.is_first():
         tracker = WandbTracker(args.wandb_project, args.wandb_name, args.output_dir, plain(args))
     else:
         tracker = NoTracker()

@@ -11,6 +11,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from vqvae.quantizer import SpectrogramQuantizer
@@ -94,10 +95,12 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
         """The decoder's last weight: where loss gradients are weighed against each other."""
         return self.decoder.conv_out.weight
 
+    @apply_forward_hook  # an offloaded model is fetched by ``forward`` alone otherwise
     def encode(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] to latents before quantisation. (B, C, H, W) -> (B, D, h, w)."""
         return self.quant_conv(self.encoder(images))
 
+    @apply_forward_hook
     def decode(self, latents: Tensor, quantise: bool = True) -> Tensor:
         """Latents to images, not clamped. (B, D, h, w) -> (B, C, H, W).
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training import processes
+
 
 class PatchDiscriminator(nn.Module):
     """PatchGAN critic (Isola et al. 2017): (B, C, H, W) in [-1, 1] -> (B, 1, p, q) unbounded scores.
@@ -69,12 +71,13 @@ def adaptive_weight(pull: Tensor, push: Tensor, sample: Tensor, last_layer: Tens
     ``|grad reconstruction| / (|grad adversarial| + 1e-4)`` clamped to [0, 1e4] (Esser et al. 2021, equation 7).
 
     Args:
-        pull, push: gradients of the two losses at the reconstruction, (B, C, H, W).
+        pull, push: gradients of the two losses at the reconstruction, (B, C, H, W); with several processes at this
+            one's share.
         sample: the reconstruction, with the graph of the last layer.
         last_layer: the weight that made it.
     """
     norms = []
     for gradient in (pull, push):
         (at_layer,) = torch.autograd.grad(sample, last_layer, gradient.to(sample.dtype), retain_graph=True)
-        norms.append(at_layer.float().norm())
+        norms.append(processes.mean(at_layer.float()).norm())
     return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, 1e4)

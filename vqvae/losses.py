@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from spectrograms.spectra import PATCH, frequency_bands, patch_spectra, row_spectra, tiles
+from training import processes
 from vqvae.quantizer import freeze
 
 LPIPS_NETS = ("vgg", "alex", "squeeze")
@@ -83,7 +84,8 @@ def spectral_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
 
     and, added to it, over the patches' full two-dimensional spectra, mean over all times and images at one Doppler.
     A neighbourhood's power scatters by decibels, so that a deficit of one decibel everywhere is nearly as often too
-    little as too much; in the mean it is always too little. This term also sees a weave.
+    little as too much; in the mean it is always too little. This term also sees a weave. It is a function of the whole
+    batch, whose shares on other processes count.
 
     (B, C, H, W) twice, in [-1, 1]; sides shorter than a patch are taken whole.
     """
@@ -104,11 +106,12 @@ def _spectra(images: Tensor) -> list[Tensor]:
         patches.mean(dim=1).flatten(-2) @ bands.T,
         row_spectra(wide),
         row_spectra(tall.transpose(-1, -2)),
-        patches.mean(dim=(0, 1, 3)),
+        processes.mean_with_gradient(patches.mean(dim=(0, 1, 3))),
     ]
 
 
 def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB, the peak being the range [-1, 1]. (B, C, H, W) -> (B,)."""
+    # torchmetrics and skimage have it, too: a dependency for one line.
     error = (reconstruction.float() - images.float()).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(4.0 / error.clamp(min=1e-10))

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.distributed as dist
 from diffusers.models.autoencoders.vae import VectorQuantizer
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
+
+from training import processes
 
 TOKENS_PER_CODE = 64
 """Training latents that each live code should see; fewer, and codes memorise single vectors."""
@@ -69,7 +70,7 @@ def _nearest_by_tree(vectors: Tensor, codes: Tensor) -> Tensor | None:
 def perplexity(counts: Tensor) -> float:
     """``exp`` of the entropy of code use: the number of codes in even use that would be as varied. (L,) -> [1, L]."""
     share = counts.double() / counts.sum().clamp(min=1)
-    return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
+    return float(torch.special.entr(share).sum().exp())
 
 
 class SpectrogramQuantizer(VectorQuantizer):
@@ -125,11 +126,13 @@ class SpectrogramQuantizer(VectorQuantizer):
         # The jitter keeps codes that were drawn from one vector from being one code.
         jitter = torch.randn(live, vectors.shape[1], generator=generator).to(vectors.device)
         codes = vectors[picks] + 1e-3 * vectors.std(0) * jitter
+        # As scipy.cluster.vq.kmeans2 does it, but on the latents' device and by the same look-up as quantising.
         for _ in range(iterations):
             won = nearest_code(vectors, codes)
             count = torch.bincount(won, minlength=live).unsqueeze(1).to(codes)
             total = torch.zeros_like(codes).index_add_(0, won, vectors)
             codes = torch.where(count > 0, total / count.clamp(min=1), codes)
+        codes = processes.of_first(codes)  # sums on a GPU differ in their last bits from one to the next
         self.live.fill_(live)
         self.started.fill_(True)
         self.embedding.weight[:live] = codes
@@ -140,13 +143,14 @@ class SpectrogramQuantizer(VectorQuantizer):
 
     @torch.no_grad()
     def follow(self, vectors: Tensor, indices: Tensor) -> None:
-        """Move every live code towards the mean of the vectors it won in this step. (N, D), (N,)."""
+        """Move every live code towards the mean of the vectors it won in this step. (N, D), (N,).
+
+        ``vectors`` are this process's share; they count together with those of all others.
+        """
         live = int(self.live)
         count = torch.bincount(indices, minlength=live).to(self.won_count)  # (L,)
         total = torch.zeros_like(self.won_sum[:live]).index_add_(0, indices, vectors.float())
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(count)
-            dist.all_reduce(total)
+        count, total = processes.total(count), processes.total(total)
         self.won_count[:live].lerp_(count, 1 - self.decay)
         self.won_sum[:live].lerp_(total, 1 - self.decay)
         # A code that won nothing for long keeps its place; its running mean would be 0 / 0.
@@ -159,7 +163,7 @@ class SpectrogramQuantizer(VectorQuantizer):
     def restart_dead(self, vectors: Tensor, generator: torch.Generator, below: float = 0.1) -> int:
         """Move codes that win under ``below`` times their even share onto random ``vectors``; return how many.
 
-        In a distributed run every process draws the same vectors: those of the first one.
+        ``vectors`` are this process's share; every process draws the same ones from the shares of all.
         """
         live = int(self.live)
         count = self.won_count[:live]
@@ -167,10 +171,12 @@ class SpectrogramQuantizer(VectorQuantizer):
         number = int(dead.sum())
         if number == 0:
             return 0
-        picks = torch.randint(len(vectors), (number,), generator=generator).to(vectors.device)
-        fresh = vectors.float()[picks]
-        if dist.is_available() and dist.is_initialized():
-            dist.broadcast(fresh, 0)
+        picks = torch.randint(len(vectors) * processes.number(), (number,), generator=generator).to(vectors.device)
+        picks = picks - len(vectors) * processes.rank()
+        mine = (picks >= 0) & (picks < len(vectors))
+        fresh = torch.zeros(number, vectors.shape[1], device=vectors.device)
+        fresh[mine] = vectors.float()[picks[mine]]
+        fresh = processes.total(fresh)
         self.embedding.weight[:live][dead] = fresh
         mean = count.mean()
         self.won_count[:live][dead] = mean

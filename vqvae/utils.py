@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, FiniteFloat
 from torch import Tensor
-from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
+from typing_extensions import NotRequired, TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from spectrograms.contract import DataContract
-from spectrograms.spectra import SILENCE, patch_spectra, spectra_difference_db
-from training import checkpoint
+from spectrograms.spectra import SILENCE, patch_spectra, power_spectra
+from training import checkpoint, processes
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.losses import psnr
 from vqvae.quantizer import freeze, perplexity
@@ -40,6 +40,7 @@ class VQGANFile(TypedDict):
     weights: checkpoint.Weights
     contract: DataContract
     latent_statistics: LatentStatistics
+    figures: NotRequired[dict[str, float]]
     identity: dict[str, Any]
 
 
@@ -102,9 +103,11 @@ class ReconstructionFigures:
         self._counts = torch.zeros(live, dtype=torch.int64)
         self._psnr: list[Tensor] = []
         self._lpips: list[Tensor] = []
-        self._spectra: list[tuple[Tensor, Tensor]] = []
-        self._weights: list[int] = []
-        self._patch_power: list[Tensor] = []  # of the reconstructions and of the images, (2, P, P/2+1) a batch
+        self._images: list[int] = []  # in each batch
+        # Sums over a batch of the powers of reconstructions and of images: (2, W/2+1), (2, H/2+1), (2, P, P/2+1).
+        self._row_power: list[Tensor] = []
+        self._column_power: list[Tensor] = []
+        self._patch_power: list[Tensor] = []
 
     def add(self, images: Tensor, reconstruction: Tensor, indices: Tensor, lpips: torch.nn.Module | None) -> None:
         """Take one batch: (N, C, H, W) twice, (N, h, w)."""
@@ -112,10 +115,21 @@ class ReconstructionFigures:
         self._psnr.append(psnr(reconstruction, images).cpu())
         if lpips is not None:
             self._lpips.append(lpips(reconstruction.float(), images.float()).flatten().cpu())
-        self._spectra.append(tuple(part.cpu() for part in spectra_difference_db(reconstruction, images)))
-        self._weights.append(len(images))
-        both = [patch_spectra(part).mean(dim=(0, 1, 2, 3)).cpu() for part in (reconstruction, images)]
-        self._patch_power.append(len(images) * torch.stack(both))
+        self._images.append(len(images))
+        rows, columns = zip(power_spectra(reconstruction), power_spectra(images), strict=True)
+        self._row_power.append(torch.stack(rows).sum(1).cpu())
+        self._column_power.append(torch.stack(columns).sum(1).cpu())
+        patches = [patch_spectra(part).mean(dim=(1, 2, 3)).sum(0) for part in (reconstruction, images)]
+        self._patch_power.append(torch.stack(patches).cpu())
+
+    def of_all_processes(self) -> ReconstructionFigures:
+        """The figures of every process's images together."""
+        whole = ReconstructionFigures(len(self._counts))
+        for part in processes.gathered(self):
+            whole._counts += part._counts
+            for name in ("_psnr", "_lpips", "_images", "_row_power", "_column_power", "_patch_power"):
+                getattr(whole, name).extend(getattr(part, name))
+        return whole
 
     @property
     def counts(self) -> Tensor:
@@ -124,14 +138,14 @@ class ReconstructionFigures:
 
     def spectra(self) -> tuple[Tensor, Tensor]:
         """Power of reconstructions over that of images, dB per spatial frequency: rows (W/2+1,), columns (H/2+1,)."""
-        share = torch.tensor(self._weights, dtype=torch.float32)
-        share = share / share.sum()
-        rows, columns = zip(*self._spectra, strict=True)
-        return (torch.stack(rows) * share[:, None]).sum(0), (torch.stack(columns) * share[:, None]).sum(0)
+        return self._ratio_db(self._row_power), self._ratio_db(self._column_power)
 
     def texture(self) -> Tensor:
         """Power of reconstructions over that of images, dB per two-dimensional frequency of a patch, (P, P/2+1)."""
-        mine, theirs = torch.stack(self._patch_power).sum(0) / sum(self._weights)
+        return self._ratio_db(self._patch_power)
+
+    def _ratio_db(self, powers: list[Tensor]) -> Tensor:
+        mine, theirs = torch.stack(powers).sum(0) / sum(self._images)
         return 10 * torch.log10((mine + SILENCE) / (theirs + SILENCE))
 
     def summary(self) -> dict[str, float]:
@@ -162,15 +176,19 @@ class ReconstructionFigures:
 def evaluate_reconstruction(
     model: CustomVQGAN, batches: Iterable[Tensor], lpips: torch.nn.Module | None = None
 ) -> ReconstructionFigures:
-    """Reconstruct every batch (N, C, H, W) and gather the figures."""
+    """Reconstruct every batch (N, C, H, W), each process its own, and gather the figures of all."""
     figures = ReconstructionFigures(int(model.quantize.live))
     for images in batches:
         reconstruction, indices = model.reconstruct(images)
         figures.add(images, reconstruction, indices, lpips)
-    return figures
+    return figures.of_all_processes()
 
 
 @torch.no_grad()
 def encode_all(model: CustomVQGAN, batches: Iterable[Tensor]) -> Tensor:
-    """Latents before quantisation of every batch (N, C, H, W), gathered on the CPU: (sum N, D, h, w) float32."""
-    return torch.cat([model.encode(images).float().cpu() for images in batches])
+    """Latents before quantisation of every batch (N, C, H, W), gathered on the CPU: (sum N, D, h, w) float32.
+
+    With several processes, of the batches of all of them in their order.
+    """
+    mine = [model.encode(images).float().cpu() for images in batches]
+    return torch.cat([latents for part in processes.gathered(mine) for latents in part])

@@ -15,13 +15,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from dataset import DataContract, tensor_to_images
-from training import pictures
+from training import pictures, processes
 from training.loader import Batches
-from training.loop import SavedParts, check_finite, check_gradient, scale_of
+from training.loop import SavedParts, check_finite, check_gradient, mean_of, scale_of
 from training.order import mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from vqvae import utils
-from vqvae.custom_vqgan import CustomVQGAN
+from vqvae.custom_vqgan import CustomVQGAN, VQGANOutput
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
 from vqvae.losses import spectral_loss
 from vqvae.quantizer import live_codes
@@ -47,6 +47,8 @@ class VQGANOptions:
         disc_ramp: fraction of the run over which its weight then rises from zero.
         ema_decay: of the averaged weights.
         max_grad_norm: gradients of the model are clipped to it.
+        gradient_accumulation_steps: parts of its share of a batch that a process goes through one after the other. What
+            is a function of the batch (texture's mean spectra, the critic's adaptive weight) is one of a part then.
     """
 
     lr: float = 1e-4
@@ -65,6 +67,7 @@ class VQGANOptions:
     disc_ramp: float = 0.1
     ema_decay: float = 0.999
     max_grad_norm: float = 1.0
+    gradient_accumulation_steps: int = 1
 
 
 RESTART_EVERY = 10  # steps between looks for dead codes
@@ -82,7 +85,8 @@ class VQGANTask(SavedParts):
         lpips: the perceptual distance, or None.
         options: see ``VQGANOptions``.
         calibration: training images (N, C, H, W) on which the codebook is placed.
-        train, validation: loaders of (images, labels) in a fixed order, for statistics and figures.
+        train, validation: loaders of (images, labels) in a fixed order, for statistics and figures; of this
+            process's share.
         contract: the data's contract, saved in every checkpoint.
         identity: plain JSON facts saved in every checkpoint (arguments, split).
         total_steps: of the whole run.
@@ -117,6 +121,7 @@ class VQGANTask(SavedParts):
         self.identity = identity
         self.seed = seed
         self.lpips = lpips.to(accelerator.device) if lpips is not None else None
+        self.raw_model, self.raw_critic = model.to(accelerator.device), critic.to(accelerator.device)
         optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad], lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0
         )
@@ -124,11 +129,8 @@ class VQGANTask(SavedParts):
         critic_optimizer = torch.optim.AdamW(
             critic.parameters(), lr=options.disc_lr, betas=(0.0, 0.9), weight_decay=0.0
         )
-        self.model, self.critic, self.optimizer, self.critic_optimizer = accelerator.prepare(
-            model, critic, optimizer, critic_optimizer
-        )
-        self.raw_model = accelerator.unwrap_model(self.model)
-        self.raw_critic = accelerator.unwrap_model(self.critic)
+        self.optimizer, self.critic_optimizer = accelerator.prepare(optimizer, critic_optimizer)
+        self.model, self.critic = processes.data_parallel(self.raw_model), processes.data_parallel(self.raw_critic)
         self.average = moving_average(self.raw_model, options.ema_decay)
         self._critic_began = total_steps
         warmup = int(options.warmup * total_steps)
@@ -153,45 +155,60 @@ class VQGANTask(SavedParts):
         return min(max((step - self.critic_start) / ramp_steps, 0.0), 1.0)
 
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
-        """One step on ``batch`` = (images (B, C, H, W) in [-1, 1], labels)."""
+        """One step on ``batch`` = (images (B, C, H, W) in [-1, 1], labels), this process's share."""
         images = batch[0].to(self.accelerator.device, non_blocking=True)
+        parts = images.chunk(self.options.gradient_accumulation_steps)
         quantizer = self.raw_model.quantize
         generator = torch.Generator().manual_seed(mix_seed(self.seed, step, 1))
         if not bool(quantizer.started) and step >= int(self.options.codebook_start * self.total_steps):
             quantizer.start(self._calibration_vectors(), self.live, generator)
 
         self.model.train()
-        with self.accelerator.autocast():
-            output = self.model(images)
-        # The terms are looked at from the reconstruction: their gradients there are all that the model's backward pass
-        # needs, so LPIPS and the critic are gone through once, and their activations are freed before it begins.
-        seen = output.sample.detach().float().requires_grad_(True)
-        terms = self._reconstruction_terms(seen, images)
-        (pull,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), seen)
-        terms["commitment"] = self.options.vq_embed_loss_weight * output.commitment_loss.float()
-        if step >= self.critic_start:
-            terms["adversarial"], push = self._adversarial_term(seen, pull, output.sample, step)
-            pull = pull + push
-        logged = {name: term.detach() for name, term in terms.items()}
-        check_finite(logged)
-        logged = {"loss": torch.stack(list(logged.values())).sum(), **logged}
-        self.accelerator.backward((output.sample * pull).sum() + terms["commitment"])
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
+        passed = [
+            self._model_pass(part, step, weight=1 / len(parts), last=number == len(parts))
+            for number, part in enumerate(parts, start=1)
+        ]
+        logged = mean_of([terms for terms, _ in passed])
+        outputs = [output for _, output in passed]
+        norm = self.accelerator.clip_grad_norm_(self.raw_model.parameters(), self.options.max_grad_norm)
         check_gradient(norm, self.accelerator.scaler)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
 
         if bool(quantizer.started):
-            vectors = output.latents.detach().permute(0, 2, 3, 1).reshape(-1, quantizer.vq_embed_dim)
-            quantizer.follow(vectors, output.indices.flatten())
+            latents = torch.cat([output.latents.detach() for output in outputs])
+            vectors = latents.permute(0, 2, 3, 1).reshape(-1, quantizer.vq_embed_dim)
+            quantizer.follow(vectors, torch.cat([output.indices for output in outputs]).flatten())
             if step % RESTART_EVERY == 0 and step < SETTLE * self.total_steps:
                 logged["codes_restarted"] = torch.tensor(float(quantizer.restart_dead(vectors, generator)))
         self.average.step(self.raw_model.parameters())
         logged["gradient_norm"] = norm
         if step >= self.critic_start:
-            logged |= self._critic_step(images, output.sample.detach(), step)
+            logged |= self._critic_step(images, torch.cat([output.sample.detach() for output in outputs]), step)
         return logged | {"lr": torch.tensor(self.schedule.get_last_lr()[0])} | scale_of(self.accelerator.scaler)
+
+    def _model_pass(
+        self, images: Tensor, step: int, weight: float, last: bool
+    ) -> tuple[dict[str, Tensor], VQGANOutput]:
+        """The model's gradients on one part of a batch, which counts with ``weight``; the terms to log, the output."""
+        with processes.no_sync(self.model, not last):
+            with self.accelerator.autocast():
+                output = self.model(images)
+            # The terms are looked at from the reconstruction: their gradients there are all that the model's backward
+            # pass needs, so LPIPS and the critic are gone through once, and their activations are freed before it
+            # begins.
+            seen = output.sample.detach().float().requires_grad_(True)
+            terms = self._reconstruction_terms(seen, images)
+            (pull,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), seen)
+            terms["commitment"] = self.options.vq_embed_loss_weight * output.commitment_loss.float()
+            if step >= self.critic_start:
+                terms["adversarial"], push = self._adversarial_term(seen, pull, output.sample, step)
+                pull = pull + push
+            logged = processes.mean_terms(terms)
+            check_finite(logged)
+            self.accelerator.backward(weight * ((output.sample * pull).sum() + terms["commitment"]))
+        return {"loss": torch.stack(list(logged.values())).sum(), **logged}, output
 
     def _calibration_vectors(self) -> Tensor:
         with torch.no_grad():
@@ -229,26 +246,43 @@ class VQGANTask(SavedParts):
         return weight * -scores.detach().float().mean(), weight * push
 
     def _critic_step(self, real: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
-        """Wasserstein loss with gradient penalty; real and fake go through the critic in one pass."""
-        with self.accelerator.autocast():
-            scores = self.critic(torch.cat([real, fake.to(real.dtype)])).float()
-        score_real, score_fake = (part.mean() for part in scores.chunk(2))
-        loss = score_fake - score_real
-        logged = {"critic_real": score_real.detach(), "critic_fake": score_fake.detach()}
-        if step % self.options.penalty_every == 0:
-            generator = torch.Generator().manual_seed(mix_seed(self.seed, step, 2))
-            mix = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device)
-            penalty = gradient_penalty(self.critic, real, fake, mix)
-            loss = loss + self.options.gradient_penalty_weight * self.options.penalty_every * penalty
-            logged["gradient_penalty"] = penalty.detach()
-        check_finite({"critic_loss": loss, **logged})
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.critic.parameters(), 10.0)
+        """Wasserstein loss with gradient penalty, on this process's share of a batch, (B, C, H, W) twice."""
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, step, 2))
+        mix = torch.rand(len(real) * processes.number(), 1, 1, 1, generator=generator)
+        mix = mix[processes.share_of(len(mix))].to(real.device)
+        parts = processes.parts_of((real, fake.to(real.dtype), mix), self.options.gradient_accumulation_steps)
+        logged = mean_of(
+            [
+                self._critic_pass(*part, step, weight=1 / len(parts), last=number == len(parts))
+                for number, part in enumerate(parts, start=1)
+            ]
+        )
+        norm = self.accelerator.clip_grad_norm_(self.raw_critic.parameters(), 10.0)
         check_gradient(norm, self.accelerator.scaler, "critic_gradient_norm")
         self.critic_optimizer.step()
         self.critic_optimizer.zero_grad(set_to_none=True)
         self.critic_schedule.step()
         return logged | {"critic_gradient_norm": norm}
+
+    def _critic_pass(
+        self, real: Tensor, fake: Tensor, mix: Tensor, step: int, weight: float, last: bool
+    ) -> dict[str, Tensor]:
+        """The critic's gradients on one part of a batch; real and fake go through it in one pass."""
+        with processes.no_sync(self.critic, not last):
+            with self.accelerator.autocast():
+                scores = self.critic(torch.cat([real, fake])).float()
+            score_real, score_fake = (part.mean() for part in scores.chunk(2))
+            loss = score_fake - score_real
+            terms = {"critic_real": score_real, "critic_fake": score_fake}
+            if step % self.options.penalty_every == 0:
+                penalty = gradient_penalty(self.critic, real, fake, mix)
+                loss = loss + self.options.gradient_penalty_weight * self.options.penalty_every * penalty
+                terms["gradient_penalty"] = penalty
+            terms = processes.mean_terms({"critic_loss": loss, **terms})
+            check_finite(terms)
+            self.accelerator.backward(weight * loss)
+        del terms["critic_loss"]  # its parts are logged
+        return terms
 
     def _images(self, loader: Batches) -> Any:
         return (images.to(self.accelerator.device) for images, _ in loader)

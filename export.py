@@ -1,0 +1,42 @@
+"""Write a trained model as a diffusers folder, with safetensors and a model card."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from training.arguments import Parser, existing_file, output_dir, run_script
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; impossible values end here with one line and code 2."""
+    parser = Parser(__doc__)
+    parser.add_argument("--ldm_path", type=existing_file, required=True, help="stage 2's checkpoint; it is enough")
+    parser.add_argument("--output_dir", type=output_dir, default=Path("exported"), help="new folder for the model")
+    parser.add_argument("--report", type=existing_file, default=None, help="evaluate.py's report.json, for the card")
+    parser.add_argument(
+        "--license", default=None, metavar="IDENTIFIER", help="for the card, such as cc-by-4.0; yours to choose"
+    )
+    return parser.parse_args(argv)
+
+
+def export(args: argparse.Namespace) -> int:
+    """Rebuild the generator from its checkpoint, describe it, and write both."""
+    from ldm.checkpoint_file import load_ldm
+    from ldm.exported_folder import CARD, check_place, write_export
+    from ldm.model_card import model_card, read_report
+    from training.checkpoint import digest, understood
+
+    checkpoint_digest = digest(args.ldm_path)
+    there = check_place(args.output_dir, checkpoint_digest)
+    pipeline, payload = load_ldm(args.ldm_path)
+    report = read_report(args.report, payload["contract"]) if args.report else None
+    with understood(args.ldm_path, "stage 2"):
+        card = model_card(pipeline, payload, args.output_dir.resolve().name, args.license, report)
+    write_export(pipeline, card, payload["epoch"], checkpoint_digest, args.output_dir, there)
+    print(f"{'written anew' if there else 'written'}: {args.output_dir}; read {args.output_dir / CARD}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(lambda: export(parse()))

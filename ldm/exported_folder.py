@@ -1,0 +1,67 @@
+"""The folder that ``export.py`` writes: diffusers' files, a model card, and what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from errors import UserError
+from ldm.pipeline import SpectrogramPipeline
+from training import files
+
+FACTS = "export.json"
+CARD = "README.md"
+FORMAT_VERSION = 1
+
+
+def check_place(folder: Path, checkpoint_digest: str) -> bool:
+    """Whether ``folder`` already holds an export of this checkpoint; False where there is nothing yet.
+
+    Raises:
+        UserError: it holds other things, another checkpoint's export, or a card that somebody has edited since.
+    """
+    known = folder / FACTS
+    if not known.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"--output_dir {folder}: is not empty and not an export; choose another folder")
+        return False
+    facts = files.read_object(known, "choose another folder")
+    if facts.get("checkpoint_sha256") != checkpoint_digest:
+        raise UserError(f"--output_dir {folder}: holds the export of another checkpoint; choose another folder")
+    card = folder / CARD
+    if card.exists() and _digest(card.read_bytes()) != facts.get("card_sha256"):
+        raise UserError(f"{card}: was edited since it was written; move it away, or choose another --output_dir")
+    return True
+
+
+def write_export(
+    pipeline: SpectrogramPipeline, card: str, epoch: int, checkpoint_digest: str, folder: Path, there: bool
+) -> None:
+    """Write ``folder`` whole or not at all; over an export of the same checkpoint (``there``) file by file.
+
+    Raises:
+        UserError: the disk is full or the place not writable.
+    """
+    content = card.encode()
+
+    def fill(new: Path) -> None:
+        try:
+            pipeline.save_pretrained(new, safe_serialization=True)
+        except SafetensorError as error:  # what it makes of a disk's own error
+            raise OSError(str(error)) from error
+        (new / CARD).write_bytes(content)
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "epoch": epoch,
+            "checkpoint_sha256": checkpoint_digest,
+            "card_sha256": _digest(content),
+        }
+        files.save_json(facts, new / FACTS)
+
+    files.write_folder(folder, fill, over=there)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,72 @@
+"""The solvers that take noise to latents: those that have a name here, and which others of diffusers may stand in."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
+
+from ldm.diffusion import noise_schedule
+
+SAMPLERS = ("dpm++", "ddim", "unipc")
+_LEFT_OF_THE_SIGNAL = 0.01  # amplitude; what a solver may begin with and still be given pure noise
+_GIVEN = ("model_output", "timestep", "sample")  # to a solver's step
+
+
+def make_sampler(name: str, training: SchedulerMixin) -> SchedulerMixin:
+    """The sampler called ``name`` on the noise schedule that ``training`` was built with.
+
+    All of them are deterministic once the first noise is drawn, and start at the last timestep, where the
+    latents are pure noise, as they were trained to be ("trailing" spacing).
+    """
+    common = dict(timestep_spacing="trailing")
+    if name == "dpm++":
+        return DPMSolverMultistepScheduler.from_config(
+            training.config, algorithm_type="dpmsolver++", solver_order=2, **common
+        )
+    if name == "ddim":
+        return DDIMScheduler.from_config(training.config, clip_sample=False, set_alpha_to_one=True, **common)
+    return UniPCMultistepScheduler.from_config(training.config, solver_order=2, **common)
+
+
+def check_solver(scheduler: Any) -> None:
+    """Refuse a scheduler that does not undo the noise that the network was trained on.
+
+    Raises:
+        ValueError: in one sentence, what it does otherwise and how to make one that fits.
+    """
+    name = type(scheduler).__name__
+    remedy = f"make it with {name}.from_config(pipe.scheduler.config)"
+    kept = getattr(scheduler, "alphas_cumprod", None)
+    trained = noise_schedule()
+    if kept is None or not hasattr(scheduler, "init_noise_sigma"):
+        raise ValueError(f"{name} is no solver of a variance-preserving process, which this model learned; use another")
+    if len(kept) != len(trained.alphas_cumprod) or not torch.allclose(
+        torch.as_tensor(kept).float().cpu(), trained.alphas_cumprod, atol=1e-3
+    ):
+        raise ValueError(f"{name} has another noise schedule than this model learned; {remedy}")
+    if scheduler.config.prediction_type != trained.config.prediction_type:
+        found = scheduler.config.prediction_type
+        raise ValueError(f"{name} expects {found}, this model gives {trained.config.prediction_type}; {remedy}")
+    if scheduler.config.get("clip_sample") or scheduler.config.get("thresholding"):
+        raise ValueError(f"{name} clips to the range of images, which latents leave; {remedy} and clip_sample=False")
+    asked = inspect.signature(scheduler.step).parameters.values()
+    needed = [part.name for part in asked if part.default is part.empty and part.kind is part.POSITIONAL_OR_KEYWORD]
+    if extra := [name for name in needed if name not in _GIVEN]:
+        raise ValueError(f"{name} needs {' and '.join(extra)} at every step, which this model has not; use another")
+
+
+def check_start(scheduler: Any) -> None:
+    """Refuse timesteps, already set, that begin where the latents are not pure noise yet.
+
+    Raises:
+        ValueError: in one sentence, naming the first timestep.
+    """
+    first = float(scheduler.timesteps[0])
+    if scheduler.alphas_cumprod[int(first)] ** 0.5 > _LEFT_OF_THE_SIGNAL:
+        raise ValueError(
+            f"{type(scheduler).__name__} begins at timestep {first:g} of {len(scheduler.alphas_cumprod)}, where this "
+            'model does not expect pure noise; make it with timestep_spacing="trailing"'
+        )
