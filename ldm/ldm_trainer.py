@@ -10,18 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import UNet2DModel
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dataset import DataContract, tensor_to_images
+from dataset import DataContract
 from ldm.checkpoint_file import KIND
 from ldm.diffusion import diffusion_loss, dropped_labels, noise_schedule, spread_timesteps
 from ldm.latents import CachedLatents, LatentNormaliser, LatentSet, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator, trained_pipeline
-from training import pictures, processes
+from run_pictures import sheets
+from run_pictures.latents import channel_histograms, keep_latents, most_kept, spread
+from run_pictures.run import draw_run
+from training import processes
 from training.loop import SavedParts, check_finite, check_gradient, mean_of, scale_of
+from training.material import Material
 from training.order import EpochOrder, mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from vqvae import utils
@@ -233,7 +239,10 @@ class LDMTask(SavedParts):
         return {"mean": self.normaliser.mean.flatten().tolist(), "std": self.normaliser.std.flatten().tolist()}
 
     def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
-        """Samples of the averaged weights, from the same noise every time, a row per class."""
+        """Samples of the averaged weights, from the same noise every time, a row per class.
+
+        The first of each class is kept beside them for ``draw_run``, and at first some of the training latents.
+        """
         rows = []
         with AveragedWeights(self.raw_unet.eval(), self.average):
             pipeline = self.pipeline()
@@ -246,10 +255,32 @@ class LDMTask(SavedParts):
                     output_type="latent",
                 ).images
                 images = pipeline.decode_latents(latents)
-                rows.append((name, tensor_to_images(images, self.contract, "model")))
+                rows.append(sheets.Row(name, sheets.as_pixels(images.float().cpu().numpy(), self.contract)))
         path = folder / f"samples_{epoch:04d}.png"
-        pictures.sheet(rows, path)
+        layout = sheets.layout_of(self.contract)
+        sheets.draw_sheet(rows, sheets.view_of(layout), path)
+
+        material = Material(folder)
+        material.save_layout({**layout, "samples": [row.label for row in rows]})
+        material.save_strip("samples", epoch, sheets.shrunk(np.stack([row.images[0] for row in rows])))
+        if material.newest("latents") is None:
+            latents, labels = self._some_latents()
+            keep_latents(material, latents, labels, "training images' latents")
         return {"samples": path}
+
+    def _some_latents(self) -> tuple[NDArray, NDArray]:
+        """Normalised latents of some training images, spread over all of them, (N, D, h, w), and their labels (N,)."""
+        train = self.cached.train
+        chosen = spread(len(train), most_kept(train.latents[0].numel()))
+        return self.normaliser.normalise(train.latents[chosen]).numpy(), train.labels[chosen].numpy()
+
+    def draw_run(self, folder: Path) -> dict[str, Path]:
+        """Curves, samples over the epochs, latents, and the page that shows them."""
+        return draw_run(folder)
+
+    def histograms(self) -> dict[str, tuple[NDArray, NDArray]]:
+        """The training latents of each channel, normalised."""
+        return {f"latents/{name}": found for name, found in channel_histograms(self._some_latents()[0]).items()}
 
     def parts(self) -> dict[str, Any]:
         return {

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
+from radar.axes import extent, velocity_axis
 from radar.metadata import RadarMetadata
 from radar.spectrogram import from_scalar
 
@@ -32,8 +33,7 @@ def _spread(folder: Path, number: int) -> list[Path]:
 
 
 def _show(axis: Axes, picture: np.ndarray, metadata: RadarMetadata) -> AxesImage:
-    half_row = (metadata.doppler_top_hz - metadata.doppler_bottom_hz) / 2 / (picture.shape[0] - 1)
-    bottom, top = metadata.doppler_bottom_hz - half_row, metadata.doppler_top_hz + half_row
+    edges = extent(metadata, picture.shape[0])
     if picture.ndim == 2:
         picture = from_scalar(picture, metadata.floor_db, metadata.ceiling_db)
     axis.tick_params(labelsize=7)
@@ -42,18 +42,10 @@ def _show(axis: Axes, picture: np.ndarray, metadata: RadarMetadata) -> AxesImage
         cmap="jet",
         vmin=metadata.floor_db,
         vmax=metadata.ceiling_db,
-        extent=(0.0, metadata.duration_s, bottom, top),
+        extent=edges,
         aspect="auto",
         interpolation="nearest",
     )
-
-
-def _velocity_axis(axis: Axes, velocity_per_hz: float) -> None:
-    second = axis.secondary_yaxis(
-        "right", functions=(lambda hertz: hertz * velocity_per_hz, lambda velocity: velocity / velocity_per_hz)
-    )
-    second.set_ylabel("velocity (m/s)", fontsize=8)
-    second.tick_params(labelsize=7)
 
 
 def draw_overview(folder: Path, classes: list[str], metadata: RadarMetadata, per_class: int = 4) -> Path:
@@ -78,7 +70,7 @@ def draw_overview(folder: Path, classes: list[str], metadata: RadarMetadata, per
         for axis, path in zip(row, paths, strict=False):
             shown = _show(axis, read_picture(path), metadata)
         if metadata.carrier_hz is not None:
-            _velocity_axis(row[len(paths) - 1], metadata.velocity(1.0))
+            velocity_axis(row[len(paths) - 1], metadata.velocity(1.0))
     for axis in axes[-1]:
         axis.set_xlabel("time (s)", fontsize=8)
     bar = figure.add_axes((1 - 0.75 / width, 0.5 / height, 0.12 / width, 1.5 / height))

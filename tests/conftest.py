@@ -21,5 +21,6 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def no_plots(monkeypatch):
     """Plots cost more than tiny training; the shared run (``trained``) has drawn them all."""
-    for name in ("curves", "spectra_plot"):
-        monkeypatch.setattr(f"training.pictures.{name}", lambda *_: None)
+    monkeypatch.setattr("training.pictures.spectra_plot", lambda *_: None)
+    for stage in ("vqvae.vqgan_trainer", "ldm.ldm_trainer"):
+        monkeypatch.setattr(f"{stage}.draw_run", lambda _: {})

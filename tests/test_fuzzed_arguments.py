@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import convert
 import evaluate
+import plot_run
 import sample
 import simulate
 import train_ldm
@@ -25,6 +26,7 @@ PARSERS = {
     "evaluate.py": evaluate.parse,
     "simulate.py": simulate.parse_arguments,
     "convert.py": convert.parse_arguments,
+    "plot_run.py": plot_run.parse,
 }
 NEEDED = {  # so that what comes after argparse's own checks is reached, too
     "train_vqvae.py": ["--data_dir", "."],
@@ -33,6 +35,7 @@ NEEDED = {  # so that what comes after argparse's own checks is reached, too
     "evaluate.py": ["--data_dir", ".", "--synthetic", "."],
     "simulate.py": [],
     "convert.py": ["--input", ".", "--prf_hz", "1000"],
+    "plot_run.py": ["--run_dir", "."],
 }
 NUMBERS = ["-1", "0", "1", "2", "0.5", "-0.0", "1e400", "-inf", "nan", "9" * 400, "0x10", "1_000", "1,5"]
 WORDS = [

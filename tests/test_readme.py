@@ -127,10 +127,12 @@ def test_every_script_command_is_accepted(page, tmp_path, monkeypatch, capsys):
     for name, *words in script_commands(page):
         script = name.removesuffix(".py")
         flags = flags_of(script)
-        for index, word in enumerate(words[:-1]):
-            kind = getattr(flags.get(word), "type", None)
-            if "existing" in getattr(kind, "__name__", ""):
-                words[index + 1] = str(file if "file" in kind.__name__ else tmp_path)
+        kind = ""
+        for index, word in enumerate(words):
+            if word.startswith("--"):
+                kind = getattr(getattr(flags.get(word), "type", None), "__name__", "")
+            elif "existing" in kind:
+                words[index] = str(file if "file" in kind else tmp_path)
         try:
             entry(script)(words)
         except SystemExit:

@@ -23,8 +23,10 @@ from tiny import run_ldm, run_vqgan
 
 from dataset import SpectrogramDataset
 from errors import UserError
+from ldm import ldm_trainer
 from training import pictures, processes
 from training.loop import TrainingLoop
+from vqvae import vqgan_trainer
 from vqvae.vqgan_trainer import VQGANTask
 
 STOPPED_AT = 4
@@ -72,7 +74,8 @@ def unreadable(_: TrainingLoop) -> None:
 
 
 def main(data: Path, vqgan: Path, half: Path, output: Path) -> None:
-    pictures.curves = pictures.spectra_plot = lambda *_: None
+    pictures.spectra_plot = lambda *_: None
+    vqgan_trainer.draw_run = ldm_trainer.draw_run = lambda _: {}
     told: dict[str, object] = {}
 
     def run(name: str, stage: Callable[[Path], int]) -> None:

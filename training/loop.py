@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import NotRequired, TypedDict
 
 from errors import UserError
-from training import checkpoint, pictures, processes
+from training import checkpoint, processes
 from training.health import Health
 from training.order import EpochOrder, mix_seed
 from training.run_folder import RunFolder
@@ -90,6 +91,12 @@ class Task(Protocol):
 
     def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
         """Write pictures after ``epoch``; returns name and path of each."""
+
+    def draw_run(self, folder: Path) -> dict[str, Path]:
+        """Write what is drawn at checkpoints, of the whole run so far, into its folder; returns name and path."""
+
+    def histograms(self) -> dict[str, tuple[NDArray, NDArray]]:
+        """Counts (B,) and edges (B + 1,) of what was last drawn, for trackers, by name."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on."""
@@ -360,7 +367,7 @@ class TrainingLoop:
         if not processes.is_first():
             return
         self.folder.log({"step": self.step, "epoch": epoch + 1, **values})
-        self.tracker.log({"epoch": epoch + 1, **values}, self.step)
+        self.tracker.scalars({"epoch": epoch + 1, **values}, self.step)
 
     def _validate(self, epoch: int, bar: tqdm) -> None:
         figures = self.task.validate()
@@ -374,6 +381,8 @@ class TrainingLoop:
         if processes.is_first():
             for name, path in self.task.draw(self.folder.pictures, epoch + 1).items():
                 self.tracker.picture(name, path, self.step)
+            for name, (counts, edges) in self.task.histograms().items():
+                self.tracker.histogram(name, counts, edges, self.step)
         # matplotlib's figures hold themselves: left to the collector's rare full passes, dozens of them lie between
         # what lives on, and a long run's memory creeps up.
         gc.collect()
@@ -386,7 +395,8 @@ class TrainingLoop:
         self._write_checkpoint(f"epoch_{epoch}", epoch)
         if processes.is_first():
             self.folder.keep_newest(f"{self.task.name}_epoch_*.pt", self.options.keep)
-            pictures.curves(self.folder.metrics_path, self.folder.pictures / "curves.png")
+            for name, path in self.task.draw_run(self.folder.path).items():
+                self.tracker.picture(name, path, self.step)
 
     def _checkpoint(self, which: str) -> Path:
         return self.folder.path / f"{self.task.name}_{which}.pt"

@@ -17,8 +17,8 @@ STATE_NAME = "state_last.pt"
 class RunFolder:
     """``output_dir``, held by this process alone from ``hold`` until ``close``.
 
-    Holds ``arguments.json``, ``metrics.jsonl`` (one JSON object per logged step), ``pictures/``, the training states
-    ``state_last.pt`` and ``state_step_N.pt``, and the inference checkpoints.
+    Holds ``arguments.json``, ``metrics.jsonl`` (one JSON object per logged step), ``pictures/`` and the page that shows
+    them, the training states ``state_last.pt`` and ``state_step_N.pt``, and the inference checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,7 +69,16 @@ class RunFolder:
 
     def clear(self) -> None:
         """Forget an earlier run: its states, metrics, pictures and tracker. Inference checkpoints go too."""
-        for pattern in ("state_*.pt", "*_epoch_*.pt", "ldm_best.pt", "metrics.jsonl", "wandb_id.txt", "pictures/*.png"):
+        patterns = ("state_*.pt", "*_epoch_*.pt", "ldm_best.pt", "metrics.jsonl", "wandb_id.txt")
+        drawn = (
+            "index.html",
+            "metrics.csv",
+            "pictures/*.png",
+            "pictures/*.svg",
+            "pictures/material/*",
+            "tensorboard/events.out.tfevents.*",
+        )
+        for pattern in patterns + drawn:
             for path in self.path.glob(pattern):
                 path.unlink()
 

@@ -20,6 +20,7 @@ MAY_CHANGE = {
     "use_wandb",
     "wandb_project",
     "wandb_name",
+    "use_tensorboard",
     "num_workers",
     "restart",
     "epochs",
@@ -58,6 +59,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str
     group.add_argument("--use_wandb", action="store_true", help="also log to Weights & Biases (offline without a key)")
     group.add_argument("--wandb_project", default=project, help="project there")
     group.add_argument("--wandb_name", default=None, help="run's name there (default: chosen by wandb)")
+    group.add_argument("--use_tensorboard", action="store_true", help="also log to TensorBoard, in the run folder")
     group.add_argument("--dry_run", action="store_true", help="check everything, print the plan, write nothing")
 
 
@@ -146,7 +148,7 @@ def run_task(task: Any, order: Any, batches: Any, folder: Any, args: argparse.Na
     """Train ``task`` to its last epoch from wherever ``folder`` stands (see ``TrainingLoop``); the exit code."""
     from training import processes
     from training.loop import LoopOptions, TrainingLoop
-    from training.tracking import NoTracker, WandbTracker
+    from training.tracking import TensorBoardTracker, Trackers, WandbTracker
 
     options = LoopOptions(
         epochs=args.epochs,
@@ -157,10 +159,12 @@ def run_task(task: Any, order: Any, batches: Any, folder: Any, args: argparse.Na
         keep=args.keep_checkpoints,
         on_nonfinite=args.on_nonfinite,
     )
+    asked: list[Any] = []
+    if args.use_tensorboard and processes.is_first():
+        asked.append(TensorBoardTracker(args.output_dir))
     if args.use_wandb and processes.is_first():
-        tracker = WandbTracker(args.wandb_project, args.wandb_name, args.output_dir, plain(args))
-    else:
-        tracker = NoTracker()
+        asked.append(WandbTracker(args.wandb_project, args.wandb_name, args.output_dir, plain(args)))
+    tracker = Trackers(asked)
     try:
         loop = TrainingLoop(task, order, batches, folder, tracker, options)
         loop.resume()

@@ -6,18 +6,24 @@ Legend: B batch, (C, H, W) image in [-1, 1], D latent channels.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dataset import DataContract, tensor_to_images
+from dataset import DataContract
+from run_pictures import sheets
+from run_pictures.latents import channel_histograms, keep_latents, normalised, rank_histogram, spread
+from run_pictures.run import draw_run
 from training import pictures, processes
 from training.loader import Batches
 from training.loop import SavedParts, check_finite, check_gradient, mean_of, scale_of
+from training.material import Material
 from training.order import mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from vqvae import utils
@@ -73,6 +79,7 @@ class VQGANOptions:
 RESTART_EVERY = 10  # steps between looks for dead codes
 RARE = 0.1  # of an even share of the training latents: a code that serves fewer was hardly learned, and is dropped
 SHOWN = 8  # held-out images in a picture
+MOST_ENCODED, ENCODED_PIXELS = 128, 2**19  # held-out images behind the pictures of latents
 SETTLE = 0.8  # fraction of the run after which codes are no longer moved by restarts
 
 
@@ -292,30 +299,63 @@ class VQGANTask(SavedParts):
         with AveragedWeights(self.raw_model.eval(), self.average) as model:
             figures = utils.evaluate_reconstruction(model, self._images(self.validation), self.lpips)
         self._spectra = figures.spectra()
+        self._code_use = figures.counts.numpy()
         return figures.summary()
 
     def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
-        """Held-out images over their reconstructions and differences, and the power spectra's difference."""
-        held_out = self.validation.items
-        shown = range(0, len(held_out), max(1, len(held_out) // SHOWN))[:SHOWN]  # of every class, where it can be
-        images = torch.stack([held_out[index][0] for index in shown])
+        """Held-out images over their reconstructions and differences, and the power spectra's difference.
+
+        What ``draw_run`` draws of codes and latents is kept beside them.
+        """
+        images, labels = self._some(SHOWN)  # of every class, where it can be
+        looked_at, of_class = self._some(min(MOST_ENCODED, max(SHOWN, ENCODED_PIXELS // images[0].numel())))
         with torch.no_grad(), AveragedWeights(self.raw_model.eval(), self.average) as model:
             reconstruction, _ = model.reconstruct(images.to(self.accelerator.device))
-        sheet = folder / f"reconstructions_{epoch:04d}.png"
+            parts = [model.encode(part.to(self.accelerator.device)).float().cpu() for part in looked_at.split(16)]
         reconstruction = reconstruction.cpu()
         difference = (2 * (reconstruction - images).abs() - 1).clamp(-1, 1)  # white is half the range
-        grey = replace(self.contract, colormap=None)
-        pictures.sheet(
-            [
-                ("held-out images", tensor_to_images(images, self.contract, "model")),
-                ("reconstructions", tensor_to_images(reconstruction, self.contract, "model")),
-                ("absolute difference, doubled", tensor_to_images(difference, grey, "model")),
-            ],
-            sheet,
+        real, made, apart = (
+            sheets.as_pixels(part.float().numpy(), self.contract) for part in (images, reconstruction, difference)
         )
+        names = [self.contract.classes[label] for label in labels]
+        layout = sheets.layout_of(self.contract)
+        view = sheets.view_of(layout)
+        sheet = folder / f"reconstructions_{epoch:04d}.png"
+        rows = [
+            sheets.Row("held-out images", real),
+            sheets.Row("reconstructions", made),
+            sheets.Row(f"absolute difference, white: {view.half_range} or more", apart, grey=True),
+        ]
+        sheets.draw_sheet(rows, view, sheet, names)
         spectra = folder / f"spectra_{epoch:04d}.png"
         pictures.spectra_plot(*(part.numpy() for part in self._spectra), spectra)
+
+        material = Material(folder)
+        material.save_layout({**layout, "reconstructions": names})
+        material.save_strip("reconstructions", sheets.ORIGINALS, sheets.shrunk(real))
+        material.save_strip("reconstructions", epoch, sheets.shrunk(made))
+        quantizer = self.raw_model.quantize
+        if bool(quantizer.started):
+            codes = quantizer.live_embedding.detach().cpu().numpy()
+            material.save_arrays("codebook", epoch, use=self._code_use, codes=codes)
+        self._latents = normalised(torch.cat(parts).numpy())
+        keep_latents(material, self._latents, np.array(of_class), f"held-out images' latents after epoch {epoch}")
         return {"reconstructions": sheet, "spectra": spectra}
+
+    def _some(self, number: int) -> tuple[Tensor, list[int]]:
+        """At most ``number`` held-out images, spread over all of them, and their labels."""
+        held_out = self.validation.items
+        items = [held_out[index] for index in spread(len(held_out), number)]
+        return torch.stack([image for image, _ in items]), [int(label) for _, label in items]
+
+    def draw_run(self, folder: Path) -> dict[str, Path]:
+        """Curves, reconstructions over the epochs, codebook, latents, and the page that shows them."""
+        return draw_run(folder)
+
+    def histograms(self) -> dict[str, tuple[NDArray, NDArray]]:
+        """Use of the codes by rank, and the held-out latents of each channel, normalised."""
+        latents = {f"latents/{name}": found for name, found in channel_histograms(self._latents).items()}
+        return {"code_use_by_rank": rank_histogram(self._code_use), **latents}
 
     def state_dict(self) -> dict[str, Any]:
         awake = self.critic_schedule.last_epoch > 0
