@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from errors import UserError
+from radar.decibels import write_matlab
 from spectrograms import leaks
 from spectrograms.augment import Augmentation
-from spectrograms.contract import DataContract, load_preview, read_as, to_file
+from spectrograms.contract import DataContract, load_preview, read_as, to_file, to_scalar
 from spectrograms.decode import UnreadableImage, read_image
 from spectrograms.listing import Listing, list_images, printable
 from spectrograms.resize import resize
@@ -42,6 +44,7 @@ __all__ = [
     "open_data",
     "save_image",
     "tensor_to_images",
+    "tensor_to_scalars",
 ]
 
 IN_MEMORY_BYTES = 2**30  # decoded images are kept when all of them together are smaller
@@ -320,14 +323,24 @@ def tensor_to_images(images: Tensor, contract: DataContract, size: str) -> list[
         PIL images in the data set's own mode and colours, or (H, W) float32 arrays in its own unit where the files
         are float (``size="native"`` only; pictures of any data come with ``"model"``).
     """
-    unit = ((images.detach().float().cpu().clamp(-1, 1) + 1) / 2).numpy()
-    return [to_file(planes, contract, size) for planes in unit]
+    return [to_file(planes, contract, size) for planes in _unit(images)]
+
+
+def tensor_to_scalars(images: Tensor, contract: DataContract, size: str) -> list[NDArray[np.float32]]:
+    """The scalars behind what ``tensor_to_images`` gives, which takes the same: (H, W) float32 in [0, 1] each."""
+    return [to_scalar(planes, contract, size) for planes in _unit(images)]
+
+
+def _unit(images: Tensor) -> NDArray[np.float32]:
+    return ((images.detach().float().cpu().clamp(-1, 1) + 1) / 2).numpy()
 
 
 def save_image(image: Any, path: Path) -> None:
-    """Write what ``tensor_to_images`` gave, as PNG or .npy by the ending of ``path``, whole or not at all."""
+    """Write what ``tensor_to_images`` gave, or MATLAB variables by name, as PNG, .npy or .mat, whole or not at all."""
     path = Path(path)
-    if isinstance(image, np.ndarray):
+    if isinstance(image, dict):
+        write_atomically(path, lambda file: write_matlab(file, image))
+    elif isinstance(image, np.ndarray):
         write_atomically(path, lambda file: np.save(file, image))
     else:
         write_atomically(path, lambda file: image.save(file, format="PNG"))

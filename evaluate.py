@@ -86,6 +86,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from evaluation.images import channels_of, from_dataset, from_folder
     from evaluation.novelty import refuse_leak
     from evaluation.report import gain_rows
+    from ldm.sample_folder import contract_to_read
     from radar.metadata import RadarMetadata
     from spectrograms.listing import list_images
     from spectrograms.survey import make_contract
@@ -122,7 +123,7 @@ def evaluate(args: argparse.Namespace) -> int:
         held_out = from_folder(args.real_test, contract, args.class_level, "--real_test")
     for note in notes:
         print(note)
-    synthetic = from_folder(args.synthetic, contract, 1, "--synthetic")
+    synthetic = from_folder(args.synthetic, contract_to_read(args.synthetic, contract), 1, "--synthetic")
     refuse_leak(held_out, real, "the real training images")
     refuse_leak(held_out, synthetic, "the synthetic images")
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from training.arguments import (
     integer,
     output_dir,
     positive_int,
+    real,
     run_script,
     weight,
 )
@@ -50,6 +51,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output_size", choices=("native", "model"), default="native", help="size of the data set's files, or trained"
     )
+    parser.add_argument(
+        "--file_format",
+        choices=("native", "npy", "mat"),
+        default="native",
+        help="native: as the data set's files; npy and mat: decibels for NumPy, or for MATLAB with axes",
+    )
+    parser.add_argument(
+        "--dynamic_range_db",
+        type=real(0.0, 1e4, low_open=True),
+        default=None,
+        help="of npy and mat: decibels from black to white, where the data set had no radar.json",
+    )
     parser.add_argument("--reject_copies", action="store_true", help="draw again what is a copy of a training image")
     parser.add_argument(
         "--reject_outliers", action="store_true", help="draw again what does not move like its class's training images"
@@ -58,6 +71,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LOW must not be above HIGH")
+    if args.dynamic_range_db is not None and args.file_format == "native":
+        parser.error("--dynamic_range_db: goes with --file_format npy or mat; native files hold no decibels")
     return args
 
 
@@ -78,11 +93,10 @@ def sieves_of(options: SamplingOptions, payload: LDMFile) -> list[Sieve]:
 
 def sample(args: argparse.Namespace) -> int:
     """Rebuild the generator from its checkpoint and draw what is missing in the output folder."""
-    from dataclasses import asdict
-
     from errors import UserError
     from ldm.checkpoint_file import load_ldm
-    from ldm.generation import SamplingOptions, generate
+    from ldm.file_format import decibel_range
+    from ldm.generation import SamplingOptions, file_format_of, generate
     from ldm.sample_folder import SampleFolder, overview
     from training.checkpoint import digest
     from training.setup import make_accelerator
@@ -90,7 +104,8 @@ def sample(args: argparse.Namespace) -> int:
 
     device = make_accelerator(args.device, "no").device
     pipeline, payload = load_ldm(args.ldm_path, args.vqgan_path)
-    known = payload["contract"].classes
+    contract = payload["contract"]
+    known = contract.classes
     classes = args.classes or list(known)
     for name in classes:
         if name not in known:
@@ -104,10 +119,11 @@ def sample(args: argparse.Namespace) -> int:
         output_size=args.output_size,
         reject_copies=args.reject_copies,
         reject_outliers=args.reject_outliers,
+        file_format=args.file_format,
+        decibel_range=decibel_range(args.file_format, contract, args.dynamic_range_db),
     )
     checkpoint_digest = digest(args.ldm_path)
-    settings = {**asdict(options), "checkpoint_sha256": checkpoint_digest}
-    settings["guidance_interval"] = list(options.guidance_interval)
+    settings = {**options.record(), "checkpoint_sha256": checkpoint_digest}
     folder = SampleFolder(args.output_dir, settings)
     try:
         pipeline.to(device)
@@ -127,7 +143,7 @@ def sample(args: argparse.Namespace) -> int:
         if stop.signal is not None:
             print("stopped; run the same command again to go on", file=sys.stderr)
             return 128 + stop.signal
-        picture = overview(folder, classes, payload["contract"])
+        picture = overview(folder, classes, file_format_of(options, contract))
     finally:
         folder.close()
     for line in told:

@@ -4,7 +4,7 @@
 
 prints a line per step and a summary as JSON. The steps are those from the middle of the run, where codes are in use
 and the critic has its say; the first one is a warm-up and left out of the median. After them comes one more step,
-slower, in which every tensor is weighed.
+slower, in which every tensor is weighed and the products of its networks are counted.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -68,6 +69,24 @@ class LiveTensors(TorchDispatchMode):
         return result
 
 
+class Products(TorchDispatchMode):
+    """Counts the floating-point operations of convolutions, matrix products and attention.
+
+    torch's own ``FlopCounterMode`` follows modules through the backward pass, which ``autograd.grad`` does not bear.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        count = flop_registry.get(function._overloadpacket)
+        if count is not None:
+            self.operations += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 def measured_run(steps: int) -> Any:
     """A stand-in for ``TrainingLoop.run``: ``steps`` steps from the run's middle timed, one more weighed."""
 
@@ -99,10 +118,13 @@ def measured_run(steps: int) -> Any:
             if isinstance(value, torch.Tensor):
                 memory.count(value)
         before = memory.live
-        with memory:
+        products = Products()
+        with products, memory:
             loop.task.train_step(batch, middle + len(seconds))
         summary["tensors_between_steps_GiB"] = before / 2**30
         summary["tensors_peak_GiB"] = memory.peak / 2**30
+        # Over a card's rated TFLOP/s: seconds that no step can take less than.
+        summary["TFLOP"] = products.operations / 1e12
         print(json.dumps(summary))
         return 0
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import tensor_to_images
+from dataset import DataContract
 from errors import UserError
 from ldm.checkpoint_file import LDMFile, References
 from ldm.diffusion import noise_schedule
+from ldm.file_format import FileFormat
 from ldm.pipeline import SpectrogramPipeline, image_generator
 from ldm.sample_folder import SampleFolder, relative_name
 from ldm.samplers import make_sampler
@@ -37,6 +38,8 @@ class SamplingOptions:
         seed: image i of a class depends on the seed and i alone.
         output_size: ``"native"`` (the data set's own) or ``"model"`` (what the model was trained at).
         reject_copies, reject_outliers: which sieves are used, see ``Sieve``.
+        file_format: one of ``ldm.file_format.FORMATS``.
+        decibel_range: see ``ldm.file_format.decibel_range``.
     """
 
     sampler: str = "dpm++"
@@ -47,6 +50,17 @@ class SamplingOptions:
     output_size: str = "native"
     reject_copies: bool = False
     reject_outliers: bool = False
+    file_format: str = "native"
+    decibel_range: tuple[float, float] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The options as JSON types, as ``sampling.json`` keeps them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def file_format_of(options: SamplingOptions, contract: DataContract) -> FileFormat:
+    """How images drawn with ``options`` are written."""
+    return FileFormat(options.file_format, contract, options.decibel_range, options.output_size)
 
 
 Sieve = Callable[[Tensor, Tensor], list[str | None]]
@@ -174,13 +188,14 @@ def generate(
     pipeline.scheduler = make_sampler(options.sampler, noise_schedule())
     pipeline.set_progress_bar_config(disable=True)  # images are counted, not steps
     generator = Generator(pipeline, payload, options, sieves)
+    form = file_format_of(options, contract)
     jobs = [
         Job(label, name, index)
         for label, name in enumerate(contract.classes)
         if name in classes
         for index in range(samples_per_class)
     ]
-    missing = [relative_name(job.name, job.index, contract) not in folder.done for job in jobs]
+    missing = [relative_name(job.name, job.index, form.suffix) not in folder.done for job in jobs]
     folder.make_class_folders(classes)
     drawn, left_out = 0, Counter()
     with tqdm(total=sum(missing), desc="sampling", unit="image") as bar:
@@ -191,15 +206,15 @@ def generate(
                 break
             part = jobs[first : first + batch_size]
             for job, found in zip(part, generator.draw(part), strict=True):
-                name = relative_name(job.name, job.index, contract)
+                name = relative_name(job.name, job.index, form.suffix)
                 if name in folder.done:
                     continue
                 bar.update()
                 if found is None:
                     left_out[job.name] += 1
                     continue
-                (image,) = tensor_to_images(found.image[None], contract, options.output_size)
-                folder.add(image, _entry(name, job, found, options, checkpoint_digest))
+                entry = _entry(name, job, found, options, checkpoint_digest)
+                folder.add(form.content(found.image, entry), entry)
                 drawn += 1
     return drawn, _told(generator.refused, left_out)
 
@@ -208,6 +223,7 @@ def _entry(name: str, job: Job, found: Drawn, options: SamplingOptions, checkpoi
     return {
         "file_name": name,
         "class": job.name,
+        "label": job.name,
         "index": job.index,
         "seed": options.seed,
         "draws": found.draws,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from dataset import DataContract, load_preview, save_image
+from dataset import DataContract, save_image
 from errors import UserError
+from ldm.file_format import FileFormat, contract_of_decibels
 from training import files, pictures
 from training.folder_lock import FolderLock
 
-MANIFEST = "manifest.jsonl"
+MANIFEST = "metadata.jsonl"  # the name by which Hugging Face's imagefolder finds the columns beside the images
+EARLIER_MANIFEST = "manifest.jsonl"
 SETTINGS = "sampling.json"
 OVERVIEW = "overview.png"
 OVERVIEW_COLUMNS = 8
+# What settings were before there was a flag for them, where that is not off.
+BEFORE_THE_FLAG = {"file_format": "native", "decibel_range": None}
 
 
 class SampleFolder:
@@ -32,6 +37,7 @@ class SampleFolder:
         others = [entry for entry in self.path.glob("*") if not entry.name.startswith(".")]
         if others and not known.exists():
             raise UserError(f"--output_dir {path}: is not empty and not a folder of samples; choose another folder")
+        self._class_folders: list[Path] = []
         self._lock = FolderLock(self.path)
         try:
             files.sweep(self.path)
@@ -46,8 +52,8 @@ class SampleFolder:
             files.save_json(settings, known)
             return
         before = files.read_object(known, "choose another folder")
-        # A setting that did not exist yet was off.
-        changed = sorted(name for name in settings if before.get(name, False) != settings[name])
+        before = {name: before.get(name, BEFORE_THE_FLAG.get(name, False)) for name in settings}
+        changed = sorted(name for name in settings if before[name] != settings[name])
         if changed:
             raise UserError(
                 f"--output_dir {self.path}: holds images made with another {', '.join(changed)}; choose another folder"
@@ -55,8 +61,11 @@ class SampleFolder:
 
     def _read_manifest(self) -> dict[str, dict[str, Any]]:
         """Images that stand whole in folder and manifest, by relative path; a torn last line is dropped."""
+        earlier = self.path / EARLIER_MANIFEST
+        if earlier.is_file() and not self.manifest.exists():
+            earlier.rename(self.manifest)
         listed = {entry["file_name"]: entry for entry in files.read_lines(self.manifest, file_name=str)}
-        done = {name: entry for name, entry in listed.items() if self._stands(name)}
+        done = {name: _labelled(entry) for name, entry in listed.items() if self._stands(name)}
         if listed:
             files.save_lines(done.values(), self.manifest)
         return done
@@ -68,6 +77,7 @@ class SampleFolder:
             UserError: a name that no folder can have here, or two that are one to this disk.
         """
         made: dict[tuple[int, int], str] = {}
+        self._class_folders = [self.path / name for name in names]
         for name in names:
             try:
                 (self.path / name).mkdir(exist_ok=True)
@@ -97,28 +107,47 @@ class SampleFolder:
         self.done[entry["file_name"]] = entry
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder; class folders that stayed empty, which other readers take for an error, go."""
+        for folder in self._class_folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         self._lock.release()
 
 
-def relative_name(name: str, index: int, contract: DataContract) -> str:
-    """Where image ``index`` of class ``name`` goes below the output folder.
+def _labelled(entry: dict[str, Any]) -> dict[str, Any]:
+    """``entry`` with the column ``label``, which those of earlier folders have not."""
+    return {**entry, "label": entry["class"]} if "class" in entry and "label" not in entry else entry
+
+
+def relative_name(name: str, index: int, suffix: str) -> str:
+    """Where image ``index`` of class ``name`` goes below the output folder, as a file that ends in ``suffix``.
 
     Raises:
         UserError: the name, which a checkpoint brings along, would lead out of that folder.
     """
     if name in ("", ".", "..") or any(letter in "/\\" or ord(letter) < 32 for letter in name):
         raise UserError(f"class {name!r} of the checkpoint cannot be the name of a folder")
-    suffix = ".npy" if contract.native_mode == "npy" else ".png"
     return f"{name}/{name}_{index:05d}{suffix}"
 
 
-def overview(folder: SampleFolder, classes: list[str], contract: DataContract) -> Path:
+def contract_to_read(path: Path, contract: DataContract) -> DataContract:
+    """How to read the images of a folder: as ``contract`` says, unless they are samples in decibels.
+
+    Raises:
+        UserError: samples that cannot be read as a data set, see ``contract_of_decibels``.
+    """
+    known = path / SETTINGS
+    if not known.is_file():
+        return contract
+    return contract_of_decibels(contract, files.read_object(known, "draw it again"), path)
+
+
+def overview(folder: SampleFolder, classes: list[str], form: FileFormat) -> Path:
     """Write a sheet of the first images of every class; returns its path."""
     rows = []
     for name in classes:
-        paths = [folder.path / relative_name(name, index, contract) for index in range(OVERVIEW_COLUMNS)]
-        images = [load_preview(path, contract) for path in paths if path.is_file()]
+        paths = [folder.path / relative_name(name, index, form.suffix) for index in range(OVERVIEW_COLUMNS)]
+        images = [form.preview(path) for path in paths if path.is_file()]
         if images:
             rows.append((name, images))
     path = folder.path / OVERVIEW

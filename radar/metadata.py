@@ -7,8 +7,10 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, TypeAdapter
 
 from errors import UserError, in_one_line
@@ -69,6 +71,14 @@ class RadarMetadata:
             raise UserError("radar.json gives no carrier_hz, so Doppler cannot be turned into velocity")
         return doppler_hz * SPEED_OF_LIGHT / (2.0 * self.carrier_hz)
 
+    def doppler_axis(self, rows: int) -> NDArray[np.float64]:
+        """Doppler in Hz at the centre of every row of an image of ``rows``, the first row first. -> (rows,)"""
+        return np.linspace(self.doppler_top_hz, self.doppler_bottom_hz, rows)
+
+    def time_axis(self, columns: int) -> NDArray[np.float64]:
+        """Slow time in seconds at the centre of every column, 0 being the image's left edge. -> (columns,)"""
+        return (np.arange(columns) + 0.5) * (self.duration_s / columns)
+
     def save(self, folder: Path) -> Path:
         """Write ``radar.json`` into ``folder``, whole or not at all."""
         path = Path(folder) / FILE_NAME
@@ -81,12 +91,17 @@ class RadarMetadata:
         return path
 
     @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RadarMetadata:
+        """What ``radar.json`` holds. Raises ``ValueError`` for values that mean nothing."""
+        return TypeAdapter(cls).validate_python(values)
+
+    @classmethod
     def load(cls, folder: Path) -> RadarMetadata | None:
         """Read ``folder/radar.json``; None where there is none, ``UserError`` where it cannot be used."""
         path = Path(folder) / FILE_NAME
         if not path.exists():
             return None
         try:
-            return TypeAdapter(cls).validate_python(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: not a usable radar.json ({in_one_line(error)}); mend or remove it") from error

@@ -105,11 +105,8 @@ def read_as(path: Path, contract: DataContract) -> NDArray[np.float32]:
 
 def to_file(planes: NDArray[np.float32], contract: DataContract, size: str) -> Any:
     """One image (C, H, W) in [0, 1], padded, as the content of a file; see ``dataset.tensor_to_images``."""
-    height, width = contract.image_size
-    array = np.moveaxis(planes[:, :height, :width], 0, -1) if len(planes) > 1 else planes[0, :height, :width]
+    array = _at_size(planes, contract, size)
     as_stored = size == "native"
-    if as_stored:
-        array = undo_resize(array, contract.native_size)
     if contract.native_mode in FLOAT_MODES and as_stored:
         low, high = contract.value_range
         scalar = array if array.ndim == 2 else array.mean(-1)
@@ -121,6 +118,31 @@ def to_file(planes: NDArray[np.float32], contract: DataContract, size: str) -> A
     if contract.native_mode == "I;16" and as_stored:
         return Image.fromarray(np.round(array * 65535).astype(np.uint16))
     return Image.fromarray(np.round(array * 255).astype(np.uint8))
+
+
+def to_scalar(planes: NDArray[np.float32], contract: DataContract, size: str) -> NDArray[np.float32]:
+    """The scalar behind one image (C, H, W) in [0, 1], padded, with no rounding: (H, W) float32 in [0, 1].
+
+    What ``to_file`` writes of data that ``holds_decibels`` is this, rounded to the depth of the file.
+    """
+    array = _at_size(planes, contract, size)
+    return array if array.ndim == 2 else array.mean(-1)
+
+
+def holds_decibels(contract: DataContract) -> bool:
+    """Whether a model's values stand for decibels: those of colours that it learned as they are do not."""
+    if contract.native_mode != "RGB" or contract.colormap is not None:
+        return True
+    # One channel of RGB files is their brightness, a scale where they are grey. Only radar.json can say that they are
+    # not; without one the user vouches for it with the range.
+    return contract.channels == 1 and (contract.radar or {}).get("colormap", "grey") in ("grey", "gray")
+
+
+def _at_size(planes: NDArray[np.float32], contract: DataContract, size: str) -> NDArray[np.float32]:
+    """(C, H, W) without its padding as (H, W), or (H, W, 3), in the files' size or the model's."""
+    height, width = contract.image_size
+    array = np.moveaxis(planes[:, :height, :width], 0, -1) if len(planes) > 1 else planes[0, :height, :width]
+    return undo_resize(array, contract.native_size) if size == "native" else array
 
 
 def load_preview(path: Path, contract: DataContract) -> Image.Image:

@@ -267,7 +267,7 @@ fuzzed = settings(
 )
 OF_STAGE_1 = ("state_last.pt", "arguments.json", "metrics.jsonl", "leaks.json")
 OF_STAGE_2 = ("latents.safetensors",)
-OF_SAMPLES = ("sampling.json", "manifest.jsonl")
+OF_SAMPLES = ("sampling.json", "metadata.jsonl")
 RUNS = OF_STAGE_1 + OF_STAGE_2 + OF_SAMPLES
 DATA = ("splits.json", "radar.json")
 CHECKPOINTS = ("stage 1's checkpoint", "stage 2's checkpoint")

@@ -26,7 +26,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def manifest(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             run_sample(trained.ldm, tmp_path / "cut", *flags)
     assert len(files(tmp_path / "cut")) == 6
-    with open(tmp_path / "cut" / "manifest.jsonl", "a") as file:
+    with open(tmp_path / "cut" / "metadata.jsonl", "a") as file:
         file.write('{"file_name": "walk/wa')
     (tmp_path / "cut" / "walk" / "walk_00004.png").write_bytes(b"half an image")
     (tmp_path / "cut" / "walk" / ".walk_00004.png.4711.tmp").write_bytes(b"what a kill left")
@@ -135,7 +135,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, tmp_path, monkeyp
 def test_a_manifest_cannot_name_files_outside_its_folder(trained, tmp_path):
     assert run_sample(trained.ldm, tmp_path / "out") == 0
     (tmp_path / "secret.png").write_bytes(b"not ours")
-    with open(tmp_path / "out" / "manifest.jsonl", "a") as file:
+    with open(tmp_path / "out" / "metadata.jsonl", "a") as file:
         for name in ("../secret.png", str(tmp_path / "secret.png")):
             file.write(json.dumps({"file_name": name, "label": "walk"}) + "\n")
     before = [entry["file_name"] for entry in manifest(tmp_path / "out")]
