@@ -98,6 +98,7 @@ def sample(args: argparse.Namespace) -> int:
     from ldm.file_format import decibel_range
     from ldm.generation import SamplingOptions, file_format_of, generate
     from ldm.sample_folder import SampleFolder, overview
+    from training import processes
     from training.checkpoint import digest
     from training.setup import make_accelerator
     from training.stopping import StopRequest
@@ -140,10 +141,12 @@ def sample(args: argparse.Namespace) -> int:
                 lambda: stop.signal is not None,
                 sieves_of(options, payload),
             )
-        if stop.signal is not None:
-            print("stopped; run the same command again to go on", file=sys.stderr)
-            return 128 + stop.signal
-        picture = overview(folder, classes, file_format_of(options, contract))
+        if number := processes.highest(stop.signal or 0):
+            if processes.is_first():
+                print("stopped; run the same command again to go on", file=sys.stderr)
+            return 128 + number
+        form = file_format_of(options, contract)
+        picture = overview(folder, classes, form) if processes.is_first() else None
     finally:
         folder.close()
     for line in told:

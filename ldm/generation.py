@@ -22,6 +22,7 @@ from ldm.file_format import FileFormat
 from ldm.pipeline import SpectrogramPipeline, image_generator
 from ldm.sample_folder import SampleFolder, relative_name
 from ldm.samplers import make_sampler
+from training import processes
 
 MOST_DRAWS = 10  # of one image: a sieve that refuses as many has something against the class, not against the image
 
@@ -172,6 +173,8 @@ def generate(
 ) -> tuple[int, list[str]]:
     """Draw what is missing in ``folder``; returns how many images were drawn, and what is to be said of refused ones.
 
+    Several processes take turns batch by batch, and all of them return the same.
+
     Args:
         pipeline, payload: from ``load_ldm``.
         folder: the output folder.
@@ -198,10 +201,11 @@ def generate(
     missing = [relative_name(job.name, job.index, form.suffix) not in folder.done for job in jobs]
     folder.make_class_folders(classes)
     drawn, left_out = 0, Counter()
-    with tqdm(total=sum(missing), desc="sampling", unit="image") as bar:
-        for first in range(0, len(jobs), batch_size):
-            if not any(missing[first : first + batch_size]):
-                continue
+    begins = [first for first in range(0, len(jobs), batch_size) if any(missing[first : first + batch_size])]
+    mine = begins[processes.rank() :: processes.number()]
+    total = sum(sum(missing[first : first + batch_size]) for first in mine)
+    with tqdm(total=total, desc="sampling", unit="image") as bar:
+        for first in mine:
             if stopped():
                 break
             part = jobs[first : first + batch_size]
@@ -216,7 +220,9 @@ def generate(
                 entry = _entry(name, job, found, options, checkpoint_digest)
                 folder.add(form.content(found.image, entry), entry)
                 drawn += 1
-    return drawn, _told(generator.refused, left_out)
+    folder.collect()
+    refused, left_out = (sum(processes.gathered(counts), Counter()) for counts in (generator.refused, left_out))
+    return sum(processes.gathered(drawn)), _told(refused, left_out)
 
 
 def _entry(name: str, job: Job, found: Drawn, options: SamplingOptions, checkpoint_digest: str) -> dict[str, Any]:

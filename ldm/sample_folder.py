@@ -10,11 +10,13 @@ from typing import Any
 from dataset import DataContract, save_image
 from errors import UserError
 from ldm.file_format import FileFormat, contract_of_decibels
-from training import files, pictures
+from spectrograms.listing import natural_key
+from training import files, pictures, processes
 from training.folder_lock import FolderLock
 
 MANIFEST = "metadata.jsonl"  # the name by which Hugging Face's imagefolder finds the columns beside the images
 EARLIER_MANIFEST = "manifest.jsonl"
+SHARES = ".metadata.*.jsonl"  # lines of what other processes than the first have drawn, until they are collected
 SETTINGS = "sampling.json"
 OVERVIEW = "overview.png"
 OVERVIEW_COLUMNS = 8
@@ -23,7 +25,10 @@ BEFORE_THE_FLAG = {"file_format": "native", "decibel_range": None}
 
 
 class SampleFolder:
-    """The output folder, this process's own until ``close``: which images stand there, and the manifest of them.
+    """The output folder, this run's own until ``close``: which images stand there, and the manifest of them.
+
+    Of several processes the first one holds it and writes the manifest; the others write lines of their own beside it,
+    which ``collect`` brings together, or the next run, if this one is killed.
 
     Raises:
         UserError: another process draws there, or the folder holds images of other settings, or images that no
@@ -33,16 +38,28 @@ class SampleFolder:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = Path(path)
         self.manifest = self.path / MANIFEST
+        self._lines = self.manifest
+        self._class_folders: list[Path] = []
+        self._lock: FolderLock | None = None
+        if processes.is_first():
+            self._hold(settings)
+        processes.wait()
+        if not processes.is_first():
+            self._lines = self.path / SHARES.replace("*", str(processes.rank()))
+            self.done = self._listed()
+
+    def _hold(self, settings: dict[str, Any]) -> None:
         known = self.path / SETTINGS
         others = [entry for entry in self.path.glob("*") if not entry.name.startswith(".")]
         if others and not known.exists():
-            raise UserError(f"--output_dir {path}: is not empty and not a folder of samples; choose another folder")
-        self._class_folders: list[Path] = []
+            raise UserError(
+                f"--output_dir {self.path}: is not empty and not a folder of samples; choose another folder"
+            )
         self._lock = FolderLock(self.path)
         try:
             files.sweep(self.path)
             self._compare(settings, known)
-            self.done = self._read_manifest()
+            self._put_in_order()
         except BaseException:
             self.close()
             raise
@@ -59,16 +76,24 @@ class SampleFolder:
                 f"--output_dir {self.path}: holds images made with another {', '.join(changed)}; choose another folder"
             )
 
-    def _read_manifest(self) -> dict[str, dict[str, Any]]:
-        """Images that stand whole in folder and manifest, by relative path; a torn last line is dropped."""
+    def _put_in_order(self) -> None:
+        """One manifest of the images that stand whole in the folder, from all lines that were written of them."""
         earlier = self.path / EARLIER_MANIFEST
         if earlier.is_file() and not self.manifest.exists():
             earlier.rename(self.manifest)
-        listed = {entry["file_name"]: entry for entry in files.read_lines(self.manifest, file_name=str)}
-        done = {name: _labelled(entry) for name, entry in listed.items() if self._stands(name)}
-        if listed:
-            files.save_lines(done.values(), self.manifest)
-        return done
+        shares = sorted(self.path.glob(SHARES))
+        self.done = self._listed(*shares)
+        if shares:
+            self.done = {name: self.done[name] for name in sorted(self.done, key=natural_key)}
+        if self.manifest.exists() or self.done:
+            files.save_lines(self.done.values(), self.manifest)
+        for share in shares:
+            share.unlink()
+
+    def _listed(self, *shares: Path) -> dict[str, dict[str, Any]]:
+        """Images that stand in the folder and in the manifest, or in one of ``shares``; a torn last line is none."""
+        lines = (entry for path in (self.manifest, *shares) for entry in files.read_lines(path, file_name=str))
+        return {entry["file_name"]: _labelled(entry) for entry in lines if self._stands(entry["file_name"])}
 
     def make_class_folders(self, names: Sequence[str]) -> None:
         """Make a folder for every class.
@@ -103,11 +128,19 @@ class SampleFolder:
     def add(self, image: Any, entry: dict[str, Any]) -> None:
         """Write one image, then its line: an image without a line is drawn again, never trusted."""
         save_image(image, self.path / entry["file_name"])
-        files.append_line(self.manifest, entry)
+        files.append_line(self._lines, entry)
         self.done[entry["file_name"]] = entry
+
+    def collect(self) -> None:
+        """Wait for the other processes, and bring together what all of them have drawn."""
+        processes.wait()
+        if processes.number() > 1 and processes.is_first():
+            self._put_in_order()
 
     def close(self) -> None:
         """Let go of the folder; class folders that stayed empty, which other readers take for an error, go."""
+        if self._lock is None:
+            return
         for folder in self._class_folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()

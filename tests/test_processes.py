@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TrainedStages, run_ldm, run_vqgan, vqgan_flags
-from two_processes import BROKEN_AT, STOPPED_AT
+from tiny import TrainedStages, run_ldm, run_sample, run_vqgan, vqgan_flags
+from two_processes import BROKEN_AT, SAMPLES, STOPPED_AT
 
 from errors import UserError
 from training.loop import TrainingLoop
@@ -73,7 +73,7 @@ def half_done(trained: TrainedStages, tmp_path_factory) -> Path:
 def two(trained: TrainedStages, half_done: Path, tmp_path_factory) -> tuple[Path, list[dict]]:
     """The folder of the runs of ``two_processes.py``, and what each process tells of them."""
     folder = tmp_path_factory.mktemp("two")
-    started = launch(ROOT / "tests" / "two_processes.py", trained.data, trained.vqgan, half_done, folder)
+    started = launch(ROOT / "tests" / "two_processes.py", trained.data, trained.vqgan, trained.ldm, half_done, folder)
     output, _ = started.communicate(timeout=600)
     assert started.returncode == 0, output[-3000:]
     return folder, [json.loads((folder / f"told_{rank}.json").read_text()) for rank in range(2)]
@@ -105,6 +105,20 @@ def test_stage_2_on_two_processes_is_the_run_on_one(stage_2, two, run):
     assert [each[run] for each in told] == [0, 0]
     assert_same_run(folder / run, stage_2)
     assert_same_weights(folder / run / "ldm_epoch_3.pt", stage_2 / "ldm_epoch_3.pt")
+
+
+def test_samples_of_two_processes_are_those_of_one(trained, two, tmp_path):
+    """Every file of the folder, the manifest in its order among them."""
+    folder, told = two
+    assert [each["samples"] for each in told] == [0, 0]
+    assert run_sample(trained.ldm, tmp_path / "alone", *SAMPLES) == 0
+    found = []
+    for root in (folder / "samples", tmp_path / "alone"):
+        paths = [path for path in root.rglob("*") if path.is_file() and path.name[0] != "."]
+        found.append({path.relative_to(root): path.read_bytes() for path in paths})
+    assert len(found[0]) == 13
+    assert found[0] == found[1]
+    assert not list((folder / "samples").glob(".metadata*"))
 
 
 def test_a_signal_to_one_process_stops_both_and_one_goes_on(trained, two, tmp_path):

@@ -132,6 +132,20 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, tmp_path, monkeyp
     assert not list((tmp_path / "cut").rglob(".*.tmp"))
 
 
+def test_what_another_process_drew_before_it_was_killed_is_not_drawn_again(trained, tmp_path):
+    """Of a run on several processes: its lines lie beside the manifest until they are collected."""
+    run_sample(trained.ldm, tmp_path / "out")
+    before = manifest(tmp_path / "out")
+    share = tmp_path / "out" / ".metadata.1.jsonl"
+    share.write_text("".join(json.dumps(entry) + "\n" for entry in before[1:3]) + '{"file_name": "wal')
+    (tmp_path / "out" / "metadata.jsonl").write_text(json.dumps(before[0]) + "\n")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*.png")}
+    run_sample(trained.ldm, tmp_path / "out")
+    assert manifest(tmp_path / "out") == before and not share.exists()
+    redrawn = [path.name for path, time in times.items() if path.stat().st_mtime_ns != time]
+    assert redrawn == [Path(before[3]["file_name"]).name]
+
+
 def test_a_manifest_cannot_name_files_outside_its_folder(trained, tmp_path):
     assert run_sample(trained.ldm, tmp_path / "out") == 0
     (tmp_path / "secret.png").write_bytes(b"not ours")

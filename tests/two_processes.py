@@ -1,8 +1,8 @@
 """What ``test_processes.py`` has several processes do, in one launch: one run after the other, each told in JSON.
 
-    torchrun --nproc_per_node 2 tests/two_processes.py DATA VQGAN HALF OUTPUT
+    torchrun --nproc_per_node 2 tests/two_processes.py DATA VQGAN LDM HALF OUTPUT
 
-DATA are the images, VQGAN is stage 1's checkpoint for stage 2, HALF a run of stage 1 that one process left half done.
+DATA are the images, VQGAN and LDM checkpoints of both stages, HALF a run of stage 1 that one process left half done.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tiny import run_ldm, run_vqgan
+from tiny import run_ldm, run_sample, run_vqgan
 
 from dataset import SpectrogramDataset
 from errors import UserError
@@ -31,6 +31,7 @@ from vqvae.vqgan_trainer import VQGANTask
 
 STOPPED_AT = 4
 BROKEN_AT = 6
+SAMPLES = ("--samples_per_class", "5", "--batch_size", "2", "--reject_copies")
 LAST = 1  # the process to which things happen
 
 
@@ -73,7 +74,7 @@ def unreadable(_: TrainingLoop) -> None:
     SpectrogramDataset.__getitem__ = item
 
 
-def main(data: Path, vqgan: Path, half: Path, output: Path) -> None:
+def main(data: Path, vqgan: Path, ldm: Path, half: Path, output: Path) -> None:
     pictures.spectra_plot = lambda *_: None
     vqgan_trainer.draw_run = ldm_trainer.draw_run = lambda _: {}
     told: dict[str, object] = {}
@@ -88,6 +89,7 @@ def main(data: Path, vqgan: Path, half: Path, output: Path) -> None:
     run("vqgan", lambda folder: run_vqgan(data, folder))
     run("ldm", lambda folder: run_ldm(data, vqgan, folder, "--dropout", "0"))
     run("in_parts", lambda folder: run_ldm(data, vqgan, folder, "--dropout", "0", "--gradient_accumulation_steps", "2"))
+    run("samples", lambda folder: run_sample(ldm, folder, *SAMPLES))
     run("uneven", lambda folder: run_vqgan(data, folder, "--batch_size", "5"))
 
     for name, step, event in (
