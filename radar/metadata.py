@@ -19,6 +19,7 @@ from errors import UserError, in_one_line
 Doppler = Annotated[float, Field(ge=-1e12, le=1e12)]
 Decibels = Annotated[float, Field(ge=-1e4, le=1e4)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e18)]
+LEAST_RANGE_DB = 0.1  # a spectrogram spans tens; with next to none its values are no numbers
 SPEED_OF_LIGHT = 299_792_458.0  # m/s
 FILE_NAME = "radar.json"
 
@@ -62,8 +63,10 @@ class RadarMetadata:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if self.doppler_top_hz == self.doppler_bottom_hz or not self.floor_db < self.ceiling_db:
-            raise ValueError("doppler_top_hz and doppler_bottom_hz must differ, floor_db be below ceiling_db")
+        if self.doppler_top_hz == self.doppler_bottom_hz:
+            raise ValueError("doppler_top_hz and doppler_bottom_hz must differ")
+        if self.ceiling_db - self.floor_db < LEAST_RANGE_DB:
+            raise ValueError(f"floor_db must be below ceiling_db, by {LEAST_RANGE_DB:g} dB or more")
 
     def velocity(self, doppler_hz: float) -> float:
         """Radial velocity in m/s of a Doppler shift in Hz: v = f * lambda / 2 (positive: approaching)."""

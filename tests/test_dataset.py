@@ -462,6 +462,17 @@ def test_float_values_are_scaled_by_radar_json_or_their_own_range(tmp_path):
     assert np.abs(data.train[0][0][0].numpy() - expected).max() < 1e-3
 
 
+@pytest.mark.parametrize(("floor", "ceiling"), [(0.0, 0.0), (0.0, -40.0), (-4e-85, 0.0)])
+def test_a_radar_json_without_a_range_of_decibels_is_refused_in_one_line(tmp_path, floor, ceiling):
+    RadarMetadata(None, 1000, "hann", 64, 16, 64, 500, -500, 2.0, -40.0, 0.0).save(tmp_path)
+    text = (tmp_path / "radar.json").read_text()
+    (tmp_path / "radar.json").write_text(
+        text.replace("-40.0", str(floor)).replace('"ceiling_db": 0.0', f'"ceiling_db": {ceiling}')
+    )
+    with pytest.raises(UserError, match=r"radar.json: not a usable radar.json \(.*floor_db must be below ceiling_db"):
+        RadarMetadata.load(tmp_path)
+
+
 def test_float_maps_of_zero_to_one_are_taken_as_they_are_whatever_radar_json_says(tmp_path):
     write_classes(tmp_path, lambda path: np.save(path, RNG.random((12, 20))), suffix=".npy")
     RadarMetadata(None, 1000, "hann", 64, 16, 64, 500, -500, 2.0, -40.0, 0.0).save(tmp_path)
