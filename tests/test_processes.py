@@ -23,9 +23,14 @@ ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.usefixtures("no_plots"), pytest.mark.slow]
 
 
-def launch(*command: object, number: int = 2) -> subprocess.Popen:
-    """Start ``number`` processes on this machine; they meet on a free port of its own."""
-    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
+TORCHRUN = "torch.distributed.run --standalone --nproc_per_node 2"
+ACCELERATE = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
+ACCELERATE += " --mixed_precision no --dynamo_backend no"
+
+
+def launch(*command: object, by: str = TORCHRUN) -> subprocess.Popen:
+    """Start two processes on this machine; they meet on a free port of its own."""
+    starter = [sys.executable, "-m", *by.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     return subprocess.Popen(
         [*starter, *map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -183,6 +188,13 @@ def test_the_critic_learns_in_parts_too(trained, tmp_path):
         assert value == pytest.approx(whole, rel=0.5, abs=0.05), name
 
 
+def test_accelerate_launches_a_run_as_well(trained, tmp_path):
+    started = launch(ROOT / "train_vqvae.py", *vqgan_flags(trained.data, tmp_path / "run"), by=ACCELERATE)
+    output, _ = started.communicate(timeout=300)
+    assert started.returncode == 0, output[-3000:]
+    assert_same_run(tmp_path / "run", trained.vqgan_folder)
+
+
 def test_a_process_that_is_killed_ends_the_run_with_a_message(trained, tmp_path):
     """Killed in mid-run: the other tells of it at once, and one process goes on from the last save."""
     flags = vqgan_flags(trained.data, tmp_path / "run", "--epochs", "2000", "--save_steps", "1", "--save_epochs", "900")
@@ -204,8 +216,9 @@ def test_a_process_that_is_killed_ends_the_run_with_a_message(trained, tmp_path)
     assert saved >= 1
 
 
-def test_what_both_processes_find_wrong_with_the_flags_is_said_once(tmp_path):
-    started = launch(ROOT / "train_vqvae.py", "--data_dir", tmp_path / "nothing")
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_what_both_processes_find_wrong_with_the_flags_is_said_once(tmp_path, launcher):
+    started = launch(ROOT / "train_vqvae.py", "--data_dir", tmp_path / "nothing", by=launcher)
     output, _ = started.communicate(timeout=120)
     assert started.returncode != 0
     assert output.count("train_vqvae.py: error: argument --data_dir: expected a folder at") == 1
