@@ -26,7 +26,7 @@ LEFT_OUT = {
     *("data_dir", "output_dir", "vqgan_path", "splits", "group_csv", "lpips_weights", "init_from"),
     *("restart", "resplit", "dry_run", "skip_unreadable", "num_workers", "device", "keep_checkpoints"),
     *("logging_steps", "validation_epochs", "save_epochs", "save_steps"),
-    *("use_wandb", "wandb_project", "wandb_name"),
+    *("use_wandb", "wandb_project", "wandb_name", "use_tensorboard"),
 }
 LIMITS = """\
 - It knows the classes above as this data set shows them, this radar's settings, and these people, places and angles;
