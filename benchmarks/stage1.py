@@ -15,8 +15,10 @@ import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain, count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -82,26 +84,24 @@ class UsualRecipe:
         self.critic_optimizer.step()
 
 
-def our_step(flags: list[str]) -> tuple[Callable[[Tensor], object], Tensor]:
-    """``train_vqvae.py``'s step with ``flags``, from the middle of its run, and a batch of its data."""
-    taken: dict[str, Any] = {}
+def our_step(script: ModuleType, flags: list[str]) -> tuple[Callable[[Any], object], Iterator[Any]]:
+    """The step of a training script with ``flags``, from the middle of its run, and the batches of its data."""
+    taken: list[TrainingLoop] = []
 
     def run(loop: TrainingLoop) -> int:
-        taken.update(task=loop.task, middle=loop.total_steps // 2, batch=next(iter(loop.batches(0, 0))))
+        taken.append(loop)
         return 0
 
     kept, TrainingLoop.run = TrainingLoop.run, run
     try:
-        train_vqvae.train(train_vqvae.parse(flags))
+        script.train(script.parse(flags))
     finally:
         TrainingLoop.run = kept
-    task, step = taken["task"], [taken["middle"]]
-
-    def one(images: Tensor) -> None:
-        task.train_step((images, None), step[0])
-        step[0] += 1
-
-    return one, taken["batch"][0]
+    loop = taken[0]
+    steps = count(loop.total_steps // 2)
+    return lambda batch: loop.task.train_step(batch, next(steps)), chain.from_iterable(
+        loop.batches(epoch, 0) for epoch in count()
+    )
 
 
 def noise_images(folder: Path, number: int, side: int) -> Path:
@@ -145,10 +145,11 @@ def compare() -> int:
         }
         flags = [word for flag, value in given.items() for word in (f"--{flag}", str(value))]
         flags += ["--block_out_channels", *map(str, args.widths), *args.flags]
-        ours, images = our_step(flags)
+        ours, batches = our_step(train_vqvae, flags)
+        batch = next(batches)
     usual = UsualRecipe(3, args.widths, args.codes, device)
-    images = images.to(device)
-    ways = {OURS: lambda: ours(images), USUAL: lambda: usual.step(images)}
+    images = batch[0].to(device)
+    ways = {OURS: lambda: ours((images, None)), USUAL: lambda: usual.step(images)}
     print(f"{args.image_size}x{args.image_size}, batches of {args.batch_size}; {side_by_side.machine()}")
     print(side_by_side.table(side_by_side.measure(ways, args.rounds), OURS))
     return 0
