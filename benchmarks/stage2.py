@@ -7,8 +7,9 @@
 The usual recipes, all in fp32 with AdamW, clipped gradients and an average of the weights that is updated tensor by
 tensor: diffusers' ``UNet2DModel`` in a plain loop that encodes its images by stage 1 in every step; the same loop over
 cached latents, so that what the cache saves stands apart; and denoising-diffusion-pytorch's ``Unet`` within its
-``GaussianDiffusion``, over cached latents, without classes, which it does not know. Ours is ``train_ldm.py``'s step from
-the middle of a run, from the cached latents on, with whatever flags follow ``--``. Prints a table of time and memory.
+``GaussianDiffusion``, over cached latents, without classes, which it does not know. Ours is ``train_ldm.py``'s step
+from the middle of a run, with the reading of its batch, and with whatever flags follow ``--``. Prints a table of time
+and memory.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def compare() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image_size", type=positive_int, default=256, help="pixels a side (default: 256)")
     parser.add_argument("--batch_size", type=positive_int, default=4, help="latents (default: 4)")
-    parser.add_argument("--widths", type=positive_int, nargs="+", default=[128, 256, 384], help="(default: 128 256 384)")
+    parser.add_argument("--widths", type=positive_int, nargs="+", default=[128, 256, 384], help="of the UNet")
     parser.add_argument("--layers", type=positive_int, default=2, help="residual blocks a level (default: 2)")
     parser.add_argument("--norm_num_groups", type=positive_int, default=32, help="(default: 32)")
     parser.add_argument("--stage1_widths", type=positive_int, nargs="+", default=[64, 128, 256], help="of the encoder")

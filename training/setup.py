@@ -28,6 +28,8 @@ MAY_CHANGE = {
     "output_dir",
     "device",
     "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "compile",
 }
 
 
@@ -47,6 +49,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str
         default=1,
         help="parts of its share of a batch that a process goes through one after the other, to need less memory",
     )
+    group.add_argument(
+        "--gradient_checkpointing",
+        action="store_true",
+        help="compute activations anew in the backward pass, to need less memory and more time",
+    )
+    group.add_argument("--compile", action="store_true", help="let torch.compile make the training step faster")
     group.add_argument("--num_workers", type=count, default=0, help="processes that read images; 0: this one")
     group.add_argument("--logging_steps", type=positive_int, default=10, help="steps between logged lines")
     group.add_argument("--validation_epochs", type=positive_int, default=5, help="epochs between validations")
