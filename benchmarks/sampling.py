@@ -58,9 +58,7 @@ class Ruler:
 
     def distance(self, images: Tensor) -> float:
         """Of images (N, C, H, W) in [-1, 1], the mean over both classifiers."""
-        found = [
-            kernel_distance(others, features(network, images, self.device))[0] for network, others in self.spaces
-        ]
+        found = [kernel_distance(others, features(network, images, self.device))[0] for network, others in self.spaces]
         return statistics.mean(found)
 
 
