@@ -114,7 +114,7 @@ def compare() -> int:
     print("| way | seed | PSNR (dB) | texture error (dB) | codes used |\n|---|---|---|---|---|")
     for name, seed, figures in rows:
         psnr, texture, codes = (figures[figure] for figure in FIGURES)
-        print(f"| {name} | {seed} | {psnr:.2f} | {texture:.2f} | {codes} |")
+        print(f"| {name} | {seed} | {psnr:.2f} | {texture:.2f} | {codes:.0f} |")
     return 0
 
 
