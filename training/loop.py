@@ -316,7 +316,7 @@ class TrainingLoop:
             raise UserError(
                 f"step {self.step + 1}: out of memory ({error}). --gradient_accumulation_steps N needs memory for an "
                 f"N-th of the batch alone, and this run goes on with it; the last good state is {self._last_state()}. "
-                "Or begin anew with a smaller --image_size or --batch_size, narrower networks, or --mixed_precision bf16"
+                "Or begin anew with a smaller --batch_size or --image_size, narrower networks, --mixed_precision bf16"
             ) from error
         self.step += 1
         bar.update()
