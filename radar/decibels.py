@@ -35,11 +35,13 @@ def axes_of(shape: tuple[int, int], measured_rows: int, radar: RadarMetadata) ->
         ``doppler_hz`` (H, 1), falling; ``velocity_mps`` (H, 1), approaching positive, where the carrier is known;
         ``time_s`` (1, W).
     """
-    doppler_hz = resized_axis(radar.doppler_axis(measured_rows), shape[0])[:, None]
+    centres_hz = np.linspace(radar.doppler_top_hz, radar.doppler_bottom_hz, measured_rows)
+    doppler_hz = resized_axis(centres_hz, shape[0])[:, None]
     axes = {"doppler_hz": doppler_hz}
     if radar.carrier_hz is not None:
         axes["velocity_mps"] = doppler_hz * radar.velocity(1.0)
-    return {**axes, "time_s": radar.time_axis(shape[1])[None]}
+    time_s = (np.arange(shape[1]) + 0.5) * (radar.duration_s / shape[1])  # 0 is the image's left edge
+    return {**axes, "time_s": time_s[None]}
 
 
 def matlab_variables(

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, TypeAdapter
 
 from errors import UserError, in_one_line
@@ -73,14 +71,6 @@ class RadarMetadata:
         if self.carrier_hz is None:
             raise UserError("radar.json gives no carrier_hz, so Doppler cannot be turned into velocity")
         return doppler_hz * SPEED_OF_LIGHT / (2.0 * self.carrier_hz)
-
-    def doppler_axis(self, rows: int) -> NDArray[np.float64]:
-        """Doppler in Hz at the centre of every row of an image of ``rows``, the first row first. -> (rows,)"""
-        return np.linspace(self.doppler_top_hz, self.doppler_bottom_hz, rows)
-
-    def time_axis(self, columns: int) -> NDArray[np.float64]:
-        """Slow time in seconds at the centre of every column, 0 being the image's left edge. -> (columns,)"""
-        return (np.arange(columns) + 0.5) * (self.duration_s / columns)
 
     def save(self, folder: Path) -> Path:
         """Write ``radar.json`` into ``folder``, whole or not at all."""

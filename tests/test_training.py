@@ -395,8 +395,26 @@ def test_memory_that_runs_out_says_which_flags_lower_it(trained, tmp_path, monke
         torch.empty(2**60)  # what torch itself says of it
 
     monkeypatch.setattr(VQGANTask, "_reconstruction_terms", too_large)
-    with pytest.raises(UserError, match=r"step 1: out of memory .*--batch_size.*--mixed_precision bf16.*none yet"):
+    with pytest.raises(UserError, match=r"step 1: out of memory .*--gradient_accumulation_steps N.*none yet.*--batch"):
         run_vqgan(trained.data, tmp_path)
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_in_parts(trained, tmp_path, monkeypatch):
+    """With the flag that its message names, from its last state."""
+    from vqvae.vqgan_trainer import VQGANTask
+
+    inner = VQGANTask._model_pass
+
+    def small(task, images, step, weight, last):
+        if step == 4 and len(images) > 2:
+            torch.empty(2**60)
+        return inner(task, images, step, weight, last)
+
+    monkeypatch.setattr(VQGANTask, "_model_pass", small)
+    with pytest.raises(UserError, match=r"step 5: out of memory"):
+        run_vqgan(trained.data, tmp_path, "--save_steps", "1")
+    assert run_vqgan(trained.data, tmp_path, "--save_steps", "1", "--gradient_accumulation_steps", "2") == 0
+    assert [line["step"] for line in metrics(tmp_path) if "train/loss" in line] == list(range(1, 10))
 
 
 def test_a_gradient_that_is_no_number_stops_stage_2(trained, tmp_path, monkeypatch):

@@ -310,7 +310,7 @@ def test_the_penalty_is_computed_in_float32_whatever_the_networks_are(trained, t
     def watched(critic, real, fake, mix):
         plain = PatchDiscriminator(1, 8, 2)
         plain.load_state_dict(critic.state_dict())
-        pairs.append([float(gradient_penalty(each, real, fake, mix)) for each in (critic, plain)])
+        pairs.append([float(gradient_penalty(each, real, fake, mix).detach()) for each in (critic, plain)])
         return gradient_penalty(critic, real, fake, mix)
 
     monkeypatch.setattr(vqgan_trainer, "gradient_penalty", watched)

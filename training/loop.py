@@ -314,10 +314,9 @@ class TrainingLoop:
             if not is_out_of_memory(error):
                 raise
             raise UserError(
-                f"step {self.step + 1}: out of memory ({error}). A step needs memory nearly in proportion to "
-                "--batch_size, to the pixels of --image_size and to the first of the networks' widths; "
-                f"--mixed_precision bf16 stores activations in half the bytes. The last good state is "
-                f"{self._last_state()}; a run with other flags needs a new --output_dir, or --restart"
+                f"step {self.step + 1}: out of memory ({error}). --gradient_accumulation_steps N needs memory for an "
+                f"N-th of the batch alone, and this run goes on with it; the last good state is {self._last_state()}. "
+                "Or begin anew with a smaller --batch_size or --image_size, narrower networks, --mixed_precision bf16"
             ) from error
         self.step += 1
         bar.update()
