@@ -81,7 +81,8 @@ def measure() -> int:
             flags = [*NETWORK.split(), "--data_dir", str(data), "--output_dir", str(run)]
             logged, seconds, memory = cost([sys.executable, str(args.script), *flags], run)
             failed |= not logged
-            print(f"| {files} | {start} | {seconds:.1f} | {memory:.2f} |", flush=True)
+            told = f"{seconds:.1f}" if logged else "failed"
+            print(f"| {files} | {start} | {told} | {memory:.2f} |", flush=True)
     return int(failed)
 
 
