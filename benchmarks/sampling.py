@@ -4,9 +4,9 @@
 
 Every way starts from the same noise and draws the same classes with the same guidance. ``--real`` are class folders of
 real images that the model has not seen: half of them are what samples are held against, by the kernel distance of
-``evaluate.py``, class by class, in the features of classifiers trained on either half of those; the other half says what
-real images score. Every seed is drawn and judged by itself, and a way's ratio to the plain recipe, 250 steps of DDIM, is
-that of one seed. Guidance by one call with twice the batch is then timed beside guidance by two calls.
+``evaluate.py``, class by class, in the features of classifiers trained on either half of those; the other half says
+what real images score. Every seed is drawn and judged by itself, and a way's ratio to the plain recipe, 250 steps of
+DDIM, is that of one seed. Guidance by one call with twice the batch is then timed beside guidance by two calls.
 """
 
 from __future__ import annotations
