@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import growth, operators, roofline, side_by_side
 from benchmarks.side_by_side import Cost
-from benchmarks.step_cost import Products
+from benchmarks.step_cost import LiveTensors, Products
+from vqvae.custom_vqgan import CustomVQGAN
 
 
 def test_ratios_are_those_of_rounds_side_by_side():
@@ -84,6 +85,13 @@ def test_attention_on_a_cpu_is_counted_as_its_two_products():
     product = 2 * 64 * 64 * 16
     assert forward.operations == 2 * product
     assert backward.operations == 5 * product, "the scores once more, and two products for each of the forward pass"
+
+
+def test_attention_in_the_middle_holds_no_map_of_all_pairs():
+    model = CustomVQGAN(1, 1, 4, 16, block_out_channels=(16,), layers_per_block=1, norm_num_groups=16)
+    with LiveTensors() as live:
+        model.encode(torch.zeros(1, 1, 64, 64)).sum().backward()
+    assert live.peak < 4 * 64**4 / 2
 
 
 def test_a_ceiling_is_that_of_what_takes_longer():
