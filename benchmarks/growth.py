@@ -179,6 +179,11 @@ def _pictures(side: int) -> Callable[[], object]:
     return look
 
 
+def _compared(images: float) -> float:
+    """Pairs of images that ``_leak_search`` compares: both numbers are bounded."""
+    return min(images / 5, leaks.MOST_HELD_OUT) * min(4 * images / 5, leaks.CANDIDATES)
+
+
 def _leak_search(images: int) -> Callable[[], object]:
     every = [(f"class/{index:06d}.png", 0) for index in range(images)]
     noise = np.random.default_rng(0).random((64, *leaks.SIZE), dtype=np.float32)
@@ -202,8 +207,8 @@ SWEEPS: dict[str, list[Sweep]] = {
     ],
     "terms": [
         Sweep("texture loss", SIDE, SIDES, _texture, power(2), power(2)),
-        Sweep("validation and pictures", SIDE, SIDES, _pictures, None, power(2)),
-        Sweep("search for leaks", FILES_AXIS, (100, 1_000, 10_000), _leak_search, power(1), None),
+        Sweep("validation and pictures", SIDE, SIDES[:3], _pictures, None, power(2)),
+        Sweep("search for leaks", FILES_AXIS, (100, 1_000, 10_000), _leak_search, _compared, None),
     ],
     "files": [],  # measured by ``open_files``, each number of them in a process of its own
 }
@@ -321,11 +326,18 @@ def draw(every: Sequence[Series], path: Path) -> None:
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#a6761d", "#666666", "#66a61e", "#e6ab02", "#17becf")
 
 
+def _measured(part: str, args: argparse.Namespace) -> Iterable[Series]:
+    for sweep in SWEEPS[part]:
+        yield measure(sweep, args.rounds)
+    if part == "files":
+        yield open_files(args.output_dir, [number for number in FILES if number <= args.max_files])
+
+
 def report() -> int:
     """Measure the parts asked for, then draw and print all that is known."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", choices=SWEEPS, nargs="*", default=list(SWEEPS), help="what to measure; all")
-    parser.add_argument("--rounds", type=positive_int, default=5, help="of every size, the fastest counts (default: 5)")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="of every size, the fastest counts (default: 3)")
     parser.add_argument("--max_files", type=positive_int, default=FILES[-1], help=f"at most (default: {FILES[-1]})")
     parser.add_argument(
         "--output_dir", type=Path, default=Path("growth"), help="of readings and files (default: growth)"
@@ -336,12 +348,10 @@ def report() -> int:
     kept = args.output_dir / "growth.json"
     known: dict[str, Any] = read_object(kept, "remove it") if kept.is_file() else {}
     for part in args.parts:
-        if part == "files":
-            found = [open_files(args.output_dir, [number for number in FILES if number <= args.max_files])]
-        else:
-            found = [measure(sweep, args.rounds) for sweep in SWEEPS[part]]
-        known[part] = {"machine": side_by_side.machine(), "series": [asdict(series) for series in found]}
-        save_json(known, kept)
+        known[part] = {"machine": side_by_side.machine(), "series": []}
+        for series in _measured(part, args):
+            known[part]["series"].append(asdict(series))
+            save_json(known, kept)
     every = [Series(**series) for part in SWEEPS if part in known for series in known[part]["series"]]
     for line in dict.fromkeys(known[part]["machine"] for part in SWEEPS if part in known):
         print(line)

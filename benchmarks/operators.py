@@ -90,17 +90,19 @@ def report() -> int:
     parser.add_argument("--settings", choices=SETTINGS, default="small", help="of the networks (default: small)")
     parser.add_argument("--side", type=positive_int, default=64, help="pixels (default: 64)")
     parser.add_argument("--batch_size", type=positive_int, default=4, help="images (default: 4)")
+    parser.add_argument("--formats", choices=FORMATS.values(), nargs="+", default=[*FORMATS.values()], help="both")
     parser.add_argument("--rounds", type=positive_int, default=2, help="steps profiled (default: 2)")
     parser.add_argument("--top", type=positive_int, default=10, help="operators of each way (default: 10)")
     args = parser.parse_args()
     settings = SETTINGS[args.settings]
+    formats = [(precision, name) for precision, name in FORMATS.items() if name in args.formats]
     sizes = (settings, args.side, args.batch_size)
     ways = {}
     if args.stage == "stage_1" and args.settings == "default":
-        for precision, name in FORMATS.items():
+        for precision, name in formats:
             ways[f"usual recipe, {name}"] = self_times(usual_step(*sizes, precision), args.rounds)
     ours = steps.stage_1 if args.stage == "stage_1" else steps.stage_2
-    for precision, name in FORMATS.items():
+    for precision, name in formats:
         ways[f"this project, {name}"] = self_times(ours(*sizes, precision), args.rounds)
     size = f"{args.side}x{args.side}, batches of {args.batch_size}"
     print(f"{args.stage}, {args.settings}, {size}; {side_by_side.machine()}")

@@ -34,11 +34,12 @@ from training.arguments import positive_int, run_script
 from training.files import read_object, save_json
 
 LARGE = 2**26  # floats of a tensor that no cache holds
+LEAST_SHOWN = 0.01  # share of a step's time from which a kind of operator is shown
 CEILING_SECONDS = 2.0  # in which each ceiling is looked for
 FORMATS = {"no": "fp32", "bf16": "bf16"}
 CASES = {  # settings, side, batch
     "stage 1, default, 128x128, batch 2": ("stage_1", steps.DEFAULT, 128, 2),
-    "stage 2, default, 256x256, batch 2": ("stage_2", steps.DEFAULT, 256, 2),
+    "stage 2, default, 128x128, batch 2": ("stage_2", steps.DEFAULT, 128, 2),
     "stage 1, small, 64x64, batch 16": ("stage_1", steps.SMALL, 64, 16),
     "stage 2, small, 64x64, batch 16": ("stage_2", steps.SMALL, 64, 16),
 }
@@ -219,7 +220,7 @@ def tables(ceilings: Ceilings, cases: Mapping[str, Mapping[str, Any]]) -> str:
     """Ceilings, steps, and the kinds of operators within each step, in Markdown."""
     lines = ["| ceiling | fp32 | bf16 |", "|---|---|---|"]
     for name, rates in (("matrix products", ceilings.products), ("3x3 convolutions", ceilings.convolutions)):
-        lines.append(f"| {name} (GFLOP/s) | {rates['fp32'] / 1e9:.0f} | {rates['bf16'] / 1e9:.0f} |")
+        lines.append(f"| {name} (GFLOP/s) | {rates['fp32'] / 1e9:.3g} | {rates['bf16'] / 1e9:.3g} |")
     for name, rate in (("copy", ceilings.copies), ("sum of two", ceilings.sums)):
         lines.append(f"| {name} (GB/s) | {rate / 1e9:.1f} | |")
     lines += ["", "| step | time (s) | GFLOP | GB | GFLOP/s | ceilings allow (s) | reached | of it bound by memory |"]
@@ -238,7 +239,7 @@ def tables(ceilings: Ceilings, cases: Mapping[str, Mapping[str, Any]]) -> str:
     for name, case in cases.items():
         whole = total(case, "seconds")
         for kind, each in case["kinds"].items():
-            if each["seconds"] < 0.01 * whole:
+            if each["seconds"] < LEAST_SHOWN * whole:
                 continue
             work, moved = (each[figure] / each["seconds"] / 1e9 for figure in ("operations", "moved"))
             cells = [name, kind, f"{each['seconds'] / whole:.0%}", f"{work:.0f}" if work else "", f"{moved:.1f}"]
@@ -263,8 +264,9 @@ def draw(ceilings: Ceilings, cases: Mapping[str, Mapping[str, Any]], path: Path)
 
     figure = Figure(figsize=(13, 5.4), layout="constrained")
     roof, bars = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    intensity = np.logspace(-1.5, 3.5, 300)
-    for form, colour in SHADES.items():
+    shades = {form: colour for form, colour in SHADES.items() if any(name.endswith(form) for name in cases)}
+    intensity = np.logspace(-0.5, 3, 300)
+    for form, colour in shades.items():
         roof.plot(intensity, np.minimum(ceilings.products[form], ceilings.bandwidth * intensity) / 1e9, color=colour)
         roof.axhline(ceilings.convolutions[form] / 1e9, color=colour, linestyle=":", linewidth=1)
     for name, case in cases.items():
@@ -272,19 +274,27 @@ def draw(ceilings: Ceilings, cases: Mapping[str, Mapping[str, Any]], path: Path)
         points = [(kind, case["kinds"][kind]) for kind in KINDS[:3]]
         whole = {name: total(case, name) for name in ("operations", "moved")} | {"seconds": case["seconds"]}
         for kind, each in [*points, (None, whole)]:
-            if not each["operations"] or each["seconds"] < 0.01 * case["seconds"]:
+            if not each["operations"] or each["seconds"] < LEAST_SHOWN * case["seconds"]:
                 continue
             where = each["operations"] / each["moved"], each["operations"] / each["seconds"] / 1e9
             face = SHADES[form] if kind is None else COLOURS[kind]
             marker = "*" if kind is None else MARKERS[form]
-            roof.plot(*where, marker, color=face, markersize=13 if kind is None else 7, markeredgecolor="white")
+            roof.plot(
+                *where,
+                marker,
+                color=face,
+                markersize=14 if kind is None else 8,
+                markeredgecolor="white",
+                zorder=3 + (kind is None),
+            )
     roof.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s")
     roof.grid(alpha=0.25)
-    handles = [Line2D([], [], color=colour, label=f"ceiling, {form}") for form, colour in SHADES.items()]
-    handles.append(Line2D([], [], color="#888888", linestyle=":", label="3x3 convolutions alone"))
+    handles = [Line2D([], [], color=colour, label=f"ceiling, {form}") for form, colour in shades.items()]
+    handles.append(Line2D([], [], color="#888888", linestyle=":", label="the same, 3x3 convolutions"))
     handles += [
         Line2D([], [], color="#888888", marker=marker, linestyle="", label=f"operators, {form}")
         for form, marker in MARKERS.items()
+        if form in shades
     ]
     handles.append(Line2D([], [], color="#888888", marker="*", markersize=11, linestyle="", label="whole step"))
     roof.legend(handles=handles, fontsize=8, frameon=False, loc="lower right")
