@@ -21,7 +21,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import side_by_side, steps
-from benchmarks.stage1 import UsualRecipe
 from training.arguments import positive_int, run_script
 
 SETTINGS = {"small": steps.SMALL, "default": steps.DEFAULT}
@@ -72,6 +71,8 @@ def _cell(seconds: float, way: Mapping[str, float]) -> str:
 
 def usual_step(settings: steps.Settings, side: int, batch: int, precision: str) -> Callable[[], object]:
     """The usual recipe's step of stage 1, under autocast where ``precision`` asks for it."""
+    from benchmarks.stage1 import UsualRecipe  # needs the peers of requirements-benchmarks.txt
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     recipe = UsualRecipe(settings.channels, list(settings.widths), settings.codes, device)
     images = steps.noise_batch(settings, side, batch).to(device)

@@ -26,6 +26,7 @@ from run_pictures import sheets
 from run_pictures.latents import channel_histograms, keep_latents, most_kept, spread
 from run_pictures.run import draw_run
 from training import processes
+from training.compilation import compile_for_training, compiled
 from training.loop import SavedParts, check_finite, check_gradient, mean_of, scale_of
 from training.material import Material
 from training.order import EpochOrder, mix_seed
@@ -54,6 +55,8 @@ class LDMOptions:
         max_grad_norm: gradients are clipped to it.
         guidance_scale: of the sample pictures.
         gradient_accumulation_steps: parts of its share of a batch that a process goes through one after the other.
+        gradient_checkpointing: compute activations anew in the backward pass, for less memory.
+        compile: let torch.compile make the training step faster.
     """
 
     lr: float = 1e-4
@@ -66,6 +69,8 @@ class LDMOptions:
     max_grad_norm: float = 1.0
     guidance_scale: float = 1.5
     gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    compile: bool = False
 
 
 class LDMTask(SavedParts):
@@ -113,8 +118,12 @@ class LDMTask(SavedParts):
         self.multiple = 2 ** (len(unet.config.block_out_channels) - 1)
         self.decisive = "loss" if len(cached.val) else None
         self.raw_unet = unet.to(accelerator.device)
+        if options.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        if options.compile:
+            compile_for_training([unet], accelerator.device)
         optimizer = torch.optim.AdamW(
-            unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay
+            unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay, fused=True
         )
         self.optimizer = accelerator.prepare(optimizer)
         self.unet = processes.data_parallel(self.raw_unet)
@@ -179,7 +188,8 @@ class LDMTask(SavedParts):
     ) -> dict[str, Tensor]:
         """The gradients of one part of a batch, which counts with ``weight``; the loss to log."""
         with processes.no_sync(self.unet, not last):
-            loss = self._loss(self.unet, latents, labels, timesteps, noise).mean()
+            with compiled():
+                loss = self._loss(self.unet, latents, labels, timesteps, noise).mean()
             logged = processes.mean_terms({"loss": loss})
             check_finite(logged)
             self.accelerator.backward(weight * loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,8 @@ MAY_CHANGE = {
     "output_dir",
     "device",
     "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "compile",
 }
 
 
@@ -47,6 +50,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str
         default=1,
         help="parts of its share of a batch that a process goes through one after the other, to need less memory",
     )
+    group.add_argument(
+        "--gradient_checkpointing",
+        action="store_true",
+        help="compute activations anew in the backward pass, to need less memory and more time",
+    )
+    group.add_argument("--compile", action="store_true", help="let torch.compile make the training step faster")
     group.add_argument("--num_workers", type=count, default=0, help="processes that read images; 0: this one")
     group.add_argument("--logging_steps", type=positive_int, default=10, help="steps between logged lines")
     group.add_argument("--validation_epochs", type=positive_int, default=5, help="epochs between validations")
@@ -92,6 +101,12 @@ def make_accelerator(device: str, mixed_precision: str) -> Any:
     cpu = device == "cpu" or (device == "auto" and not (there["cuda"] or there["mps"]))
     if cpu and mixed_precision == "fp16":
         raise UserError("--mixed_precision fp16: needs a GPU; use no or bf16 on a CPU")
+    if cpu and mixed_precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        print(
+            "warning: --mixed_precision bf16: this CPU has no products in bf16, steps take several times as long as "
+            "with --mixed_precision no",
+            file=sys.stderr,
+        )
     patience = InitProcessGroupKwargs(timeout=processes.PATIENCE)
     accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[patience])
     processes.wait()

@@ -21,6 +21,7 @@ from run_pictures import sheets
 from run_pictures.latents import channel_histograms, keep_latents, normalised, rank_histogram, spread
 from run_pictures.run import draw_run
 from training import pictures, processes
+from training.compilation import compile_for_training, compiled
 from training.loader import Batches
 from training.loop import SavedParts, check_finite, check_gradient, mean_of, scale_of
 from training.material import Material
@@ -55,6 +56,8 @@ class VQGANOptions:
         max_grad_norm: gradients of the model are clipped to it.
         gradient_accumulation_steps: parts of its share of a batch that a process goes through one after the other. What
             is a function of the batch (texture's mean spectra, the critic's adaptive weight) is one of a part then.
+        gradient_checkpointing: compute the model's activations anew in the backward pass, for less memory.
+        compile: let torch.compile make the model's part of the training step faster.
     """
 
     lr: float = 1e-4
@@ -74,6 +77,8 @@ class VQGANOptions:
     ema_decay: float = 0.999
     max_grad_norm: float = 1.0
     gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    compile: bool = False
 
 
 RESTART_EVERY = 10  # steps between looks for dead codes
@@ -129,12 +134,23 @@ class VQGANTask(SavedParts):
         self.seed = seed
         self.lpips = lpips.to(accelerator.device) if lpips is not None else None
         self.raw_model, self.raw_critic = model.to(accelerator.device), critic.to(accelerator.device)
+        if options.gradient_checkpointing:
+            model.enable_gradient_checkpointing()
+        if options.compile:
+            # The critic's penalty is differentiated twice, and the last layer's gradient is asked for by itself
+            # (``adaptive_weight``): compiled, it would cost a backward pass of the whole decoder.
+            decoder = model.decoder
+            compile_for_training([model.encoder, decoder.mid_block, *decoder.up_blocks], accelerator.device)
         optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad], lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0
+            [p for p in model.parameters() if p.requires_grad],
+            lr=options.lr,
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+            fused=True,
         )
         # A Wasserstein critic moves: momentum keeps pushing where the last critic pointed (Gulrajani et al. 2017).
         critic_optimizer = torch.optim.AdamW(
-            critic.parameters(), lr=options.disc_lr, betas=(0.0, 0.9), weight_decay=0.0
+            critic.parameters(), lr=options.disc_lr, betas=(0.0, 0.9), weight_decay=0.0, fused=True
         )
         self.optimizer, self.critic_optimizer = accelerator.prepare(optimizer, critic_optimizer)
         self.model, self.critic = processes.data_parallel(self.raw_model), processes.data_parallel(self.raw_critic)
@@ -200,7 +216,7 @@ class VQGANTask(SavedParts):
     ) -> tuple[dict[str, Tensor], VQGANOutput]:
         """The model's gradients on one part of a batch, which counts with ``weight``; the terms to log, the output."""
         with processes.no_sync(self.model, not last):
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), compiled():
                 output = self.model(images)
             # The terms are looked at from the reconstruction: their gradients there are all that the model's backward
             # pass needs, so LPIPS and the critic are gone through once, and their activations are freed before it
