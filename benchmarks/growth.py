@@ -253,7 +253,7 @@ def open_files(folder: Path, numbers: Iterable[int]) -> Series:
 
 
 def table(every: Sequence[Series]) -> str:
-    """Fitted exponents beside those of the arithmetic, in Markdown; what grows faster is named so."""
+    """Fitted exponents beside the arithmetic's, in Markdown; in brackets those between the last two points."""
     lines = [
         "| what | against | from, to | time from, to (s) | exponent | arithmetic | memory from, to (MiB) | exponent "
         "| arithmetic | |",
@@ -270,8 +270,13 @@ def table(every: Sequence[Series]) -> str:
 
 def _cells(sizes: Sequence[int], values: Sequence[float], work: Sequence[float]) -> list[str]:
     slope, error = exponent(sizes, values)
-    ends = f"{values[0]:.3g}, {values[-1]:.3g}"
-    return [ends, f"{slope:.2f} ± {error:.2f}", f"{exponent(sizes, work)[0]:.2f}"]
+    last, last_work = (exponent(sizes[-2:], part[-2:])[0] for part in (values, work))
+    ends = f"{_number(values[0])}, {_number(values[-1])}"
+    return [ends, f"{slope:.2f} ± {error:.2f} ({last:.2f})", f"{exponent(sizes, work)[0]:.2f} ({last_work:.2f})"]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def grows_faster(series: Series) -> bool:
