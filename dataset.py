@@ -6,6 +6,7 @@ Legend: N images, C channels, (H, W) Doppler by slow time.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from spectrograms.resize import resize
 from spectrograms.splits import PARTS, SplitOptions, Splits, find_splits, fingerprint, save_splits
 from spectrograms.survey import check_fit, make_contract
 from training import checkpoint
+from training.decoded_images import FOLDER, DecodedImages
 from training.files import read_object, save_json, write_atomically
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
 
 IN_MEMORY_BYTES = 2**30  # decoded images are kept when all of them together are smaller
 DECODERS = 4  # threads; decoding releases the interpreter lock
+WORTH_KEEPING = 3.0  # seconds of decoding from which on decoded images are kept on the disk
 TOGETHER = 32  # images that one of them decodes at a time
 
 
@@ -108,19 +111,35 @@ class SpectrogramDataset(Dataset):
         plain._decoded = self._decoded
         return plain
 
+    def decoded_shape(self) -> tuple[int, ...]:
+        """(N, C, H, W) of all images together."""
+        return (len(self), self.contract.channels, *self.contract.padded_size)
+
+    def decoded_type(self) -> type[np.uint8] | type[np.float16]:
+        """How decoded images are kept."""
+        exact = (
+            self.contract.colormap is None
+            and (self.contract.native_mode, self.contract.channels) in (("L", 1), ("L", 3), ("RGB", 3))
+            and self.contract.native_size == self.contract.image_size
+        )
+        return np.uint8 if exact else np.float16
+
+    def decoded(self) -> NDArray:
+        """What ``load_all`` decoded, of ``decoded_shape`` and ``decoded_type``."""
+        return self._decoded.numpy()
+
+    def take_decoded(self, images: NDArray) -> None:
+        """Do with what ``decoded`` gave of the same images, in the place of ``load_all``."""
+        self._decoded = torch.from_numpy(images)
+
     def load_all(self) -> None:
         """Decode every image into memory, with a progress bar.
 
         Raises:
             UnreadableImage: naming the first file that cannot be read.
         """
-        shape = (len(self), self.contract.channels, *self.contract.padded_size)
-        exact = (
-            self.contract.colormap is None
-            and (self.contract.native_mode, self.contract.channels) in (("L", 1), ("L", 3), ("RGB", 3))
-            and self.contract.native_size == self.contract.image_size
-        )
-        decoded = torch.empty(shape, dtype=torch.uint8 if exact else torch.float16)
+        exact = self.decoded_type() == np.uint8
+        decoded = torch.from_numpy(np.empty(self.decoded_shape(), self.decoded_type()))
 
         def fill(first: int) -> int:
             """Decode some images straight into their places: nothing piles up before a slower consumer."""
@@ -165,6 +184,7 @@ def open_data(
     augmentation: Augmentation | None = None,
     contract: DataContract | None = None,
     save_split: bool = True,
+    cache: bool = False,
 ) -> OpenedData:
     """List, check, divide and decode a folder of class folders.
 
@@ -182,6 +202,7 @@ def open_data(
         augmentation: of the training part.
         contract: of an earlier stage, which the data must fit.
         save_split: remember a new division, and what was searched; else nothing is written.
+        cache: what was searched and what was decoded is kept beside the data too, in ``.cache``, for the next run.
 
     Raises:
         UserError: no images, unreadable ones, or data that do not fit ``contract``.
@@ -202,18 +223,20 @@ def open_data(
             check_fit(listing, contract)
         splits = find_splits(listing, split, output_dir, save=False)
         parts = _make_parts(listing, splits, contract, augmentation)
+        # Before anything is decoded: what changes from now on has another fingerprint at the next start.
+        digest, strict = fingerprint(listing.root, splits.parts)
+        key = checkpoint.digest([strict, contract.to_dict()])
         total_bytes = 2 * len(listing.paths) * contract.channels * contract.padded_size[0] * contract.padded_size[1]
         if total_bytes <= IN_MEMORY_BYTES:
-            for part in parts.values():
-                part.load_all()
+            _decode(parts, DecodedImages(listing.root, key) if cache else None, save_split)
         # Only now: a user who is told of a damaged file, and removes it, has not divided anything yet.
         if splits.source is None and save_split:
             save_splits(splits, listing, split, output_dir)
         notes += splits.notes
         if splits.source:
             notes.append(f"parts as in {splits.source}")
-        digest = fingerprint(listing.root, splits.parts)
-        notes += _leak_notes(parts, checkpoint.digest([digest, contract.to_dict()]), output_dir if save_split else None)
+        places = [output_dir] * (output_dir is not None) + [listing.root / FOLDER] * cache
+        notes += _leak_notes(parts, key, [place / "leaks.json" for place in places], save_split)
     except UnreadableImage as error:
         raise UserError(f"{error}, or pass --skip_unreadable") from error
     return OpenedData(contract, **parts, fingerprint=digest, notes=[printable(note) for note in notes])
@@ -270,19 +293,39 @@ def _make_parts(
     return parts
 
 
-def _leak_notes(parts: dict[str, SpectrogramDataset], key: str, folder: Path | None) -> list[str]:
-    """What the search for leaks has to tell; ``folder`` remembers it for as long as ``key`` is that of the data."""
-    kept = folder / "leaks.json" if folder else None
-    if kept and kept.is_file():
+def _decode(parts: dict[str, SpectrogramDataset], kept: DecodedImages | None, save: bool) -> None:
+    """Have every image in memory: from ``kept``, where they stand decoded, or from their files, and then keep them."""
+    wanted = {part: (items.decoded_shape(), items.decoded_type()) for part, items in parts.items() if len(items)}
+    if kept is not None and (found := kept.read(wanted)) is not None:
+        for part, array in found.items():
+            parts[part].take_decoded(array)
+        return
+    begun = time.perf_counter()
+    for items in parts.values():
+        items.load_all()
+    if kept is not None and save and time.perf_counter() - begun > WORTH_KEEPING:
+        kept.write({part: parts[part].decoded() for part in wanted})
+
+
+def _leak_notes(parts: dict[str, SpectrogramDataset], key: str, kept: list[Path], save: bool) -> list[str]:
+    """What the search for leaks has to tell; the files ``kept`` remember it for as long as ``key`` is the data's."""
+    notes = next((notes for path in kept if (notes := _kept_notes(path, key)) is not None), None)
+    if notes is None:
+        notes = _search_leaks(parts)
+    for path in kept if save else []:
+        if _kept_notes(path, key) is None:
+            with contextlib.suppress(UserError):  # a folder that cannot be written to is told of by who needs it
+                save_json({"key": key, "notes": notes}, path)
+    return notes
+
+
+def _kept_notes(path: Path, key: str) -> list[str] | None:
+    if path.is_file():
         with contextlib.suppress(UserError):
-            found = read_object(kept, "it is made anew")
+            found = read_object(path, "it is made anew")
             if found.get("key") == key and isinstance(found.get("notes"), list):
                 return [str(note) for note in found["notes"]]
-    notes = _search_leaks(parts)
-    if kept:
-        with contextlib.suppress(UserError):  # a folder that cannot be written to is told of by who needs it
-            save_json({"key": key, "notes": notes}, kept)
-    return notes
+    return None
 
 
 def _search_leaks(parts: dict[str, SpectrogramDataset]) -> list[str]:

@@ -120,6 +120,7 @@ def train(args: argparse.Namespace) -> int:
             output_dir=args.output_dir,
             augmentation=augmentation(args),
             save_split=not args.dry_run,
+            cache=not args.no_data_cache,
             contract=contract,
         )
     for note in data.notes:

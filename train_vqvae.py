@@ -153,6 +153,7 @@ def train(args: argparse.Namespace) -> int:
             output_dir=args.output_dir,
             augmentation=augmentation(args),
             save_split=not args.dry_run,
+            cache=not args.no_data_cache,
         )
     torch.manual_seed(args.seed)
     model = CustomVQGAN(

@@ -1,15 +1,17 @@
-"""Check a folder of very many images as training does before its first step: how long, with how much memory?
+"""Start a training on a folder of very many images: how long to the first step, with how much memory?
 
-    python benchmarks/many_files.py --files 100000 --output_dir many_files
+    python benchmarks/many_files.py --files 1000 10000 100000 --output_dir many_files
 
-Writes noise of 64x64 in ten classes (kept for the next time), lets ``train_vqvae.py --dry_run`` list, divide, decode
-and compare it, twice, and prints the seconds and the peak memory of each. Exit code 1 where a run fails.
+Writes noise of 64x64 in ten classes (kept for the next time) and starts ``train_vqvae.py`` with next to no network on
+it until the first step is logged, three times, each in a new run folder: the first start finds nothing that earlier
+ones have left. Prints the seconds and the peak memory of each. Exit code 1 where a run fails.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +28,10 @@ from training.arguments import positive_int, run_script
 ROOT = Path(__file__).parents[1]
 SIDE = 64
 CLASSES = 10
+NETWORK = """
+--image_size 64 --in_channels 1 --block_out_channels 32 32 --layers_per_block 1 --no_mid_attention --batch_size 8
+--disc_channels 16 --disc_layers 2 --perceptual_loss_weight 0 --logging_steps 1 --num_workers 0
+"""
 
 
 def make_images(folder: Path, number: int) -> Path:
@@ -39,34 +45,44 @@ def make_images(folder: Path, number: int) -> Path:
     return folder
 
 
-def cost(command: list[str]) -> tuple[int, float, float]:
-    """Exit code, seconds and peak memory (GiB) of ``command``."""
+def cost(command: list[str], run: Path) -> tuple[bool, float, float]:
+    """Whether ``command`` logged a step in the run folder, seconds until then, and peak memory (GiB)."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    metrics = run / "metrics.jsonl"
+    ended = 0
+    while not ended and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.02)
+        ended, _, usage = os.wait4(process.pid, os.WNOHANG)
+    seconds = time.perf_counter() - start
+    if not ended:
+        process.kill()
+        _, _, usage = os.wait4(process.pid, 0)
     unit = 1 if sys.platform == "darwin" else 1024
-    return os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss * unit / 2**30
+    return not ended, seconds, usage.ru_maxrss * unit / 2**30
 
 
 def measure() -> int:
-    """Time the check of many files."""
+    """Time the start on so many files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=positive_int, default=100_000, help="how many (default: 100000)")
+    parser.add_argument("--files", type=positive_int, nargs="+", default=[100_000], help="how many (default: 100000)")
     parser.add_argument("--output_dir", type=Path, default=Path("many_files"), help="of images (default: many_files)")
+    parser.add_argument("--script", type=Path, default=ROOT / "train_vqvae.py", help="of another version, to compare")
     args = parser.parse_args()
-    data = make_images(args.output_dir / f"data_{args.files}", args.files)
-    (data / "splits.json").unlink(missing_ok=True)
-    print("| files | channels | run | seconds | peak memory (GiB) |\n|---|---|---|---|---|", flush=True)
-    failed = 0
-    # One channel is decoded ahead, three are more than is kept in memory.
-    for channels in (1, 3):
-        flags = ["--in_channels", str(channels), "--perceptual_loss_weight", "0", "--num_workers", "0", "--dry_run"]
-        script = [sys.executable, str(ROOT / "train_vqvae.py"), "--data_dir", str(data), *flags]
-        for run in (1, 2):
-            code, seconds, memory = cost([*script, "--output_dir", str(args.output_dir / "run")])
-            failed |= bool(code)
-            print(f"| {args.files} | {channels} | {run} | {seconds:.1f} | {memory:.2f} |", flush=True)
-    return failed
+    print("| files | start | seconds to the first step | peak memory (GiB) |\n|---|---|---|---|", flush=True)
+    failed = False
+    for files in args.files:
+        data = make_images(args.output_dir / f"data_{files}", files)
+        (data / "splits.json").unlink(missing_ok=True)
+        shutil.rmtree(data / ".cache", ignore_errors=True)
+        for start in ("first", "second", "third"):
+            run = args.output_dir / "run"
+            shutil.rmtree(run, ignore_errors=True)
+            flags = [*NETWORK.split(), "--data_dir", str(data), "--output_dir", str(run)]
+            logged, seconds, memory = cost([sys.executable, str(args.script), *flags], run)
+            failed |= not logged
+            print(f"| {files} | {start} | {seconds:.1f} | {memory:.2f} |", flush=True)
+    return int(failed)
 
 
 if __name__ == "__main__":

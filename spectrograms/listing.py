@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def list_images(root: Path, class_level: int = 1) -> Listing:
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"--data_dir {root}: no such folder")
-    found: list[tuple[str, str]] = []
+    found: dict[str, list[str]] = defaultdict(list)  # paths by class
     folders: set[str] = set()  # that name a class, with images or without
     too_shallow = ignored = loose = 0
     for parts, files in _walk(root):
@@ -78,7 +79,7 @@ def list_images(root: Path, class_level: int = 1) -> Listing:
                 too_shallow += 1
             else:
                 level = class_level - 1 if class_level > 0 else class_level
-                found.append((parts[level], "/".join((*parts, name))))
+                found[parts[level]].append("/".join((*parts, name)))
     if not found:
         hint = "put images in one folder per class"
         if too_shallow:
@@ -87,14 +88,14 @@ def list_images(root: Path, class_level: int = 1) -> Listing:
             hint = f"{loose} images lie directly in it: {hint}"
         raise UserError(f"--data_dir {root}: no images of {' '.join(SUFFIXES)} in class folders; {hint}")
     # The text itself decides between names like a1 and a01, so that the order is the same on every file system.
-    found.sort(key=lambda item: (natural_key(item[0]), item[0], natural_key(item[1]), item[1]))
-    classes = tuple(dict.fromkeys(name for name, _ in found))
-    number = {name: index for index, name in enumerate(classes)}
+    classes = tuple(sorted(found, key=lambda name: (natural_key(name), name)))
+    for paths in found.values():
+        paths.sort(key=lambda path: (natural_key(path), path))
     return Listing(
         root,
         classes,
-        tuple(path for _, path in found),
-        tuple(number[name] for name, _ in found),
+        tuple(path for name in classes for path in found[name]),
+        tuple(label for label, name in enumerate(classes) for _ in found[name]),
         ignored,
         tuple(sorted(folders.difference(classes), key=natural_key)),
     )

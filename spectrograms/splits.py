@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
+from spectrograms.decode import UnreadableImage
 from spectrograms.groups import groups_of
 from spectrograms.listing import Listing, natural_key
 
@@ -255,11 +256,24 @@ def _save(splits: Splits, options: SplitOptions, places: list[Path]) -> Path | N
     return None
 
 
-def fingerprint(root: Path, parts: dict[str, list[str]]) -> str:
-    """SHA-256 over names, sizes and modification times of all images and the part each is in."""
-    total = hashlib.sha256()
+def fingerprint(root: Path, parts: dict[str, list[str]]) -> tuple[str, str]:
+    """SHA-256 over names, sizes and modification times of all images and the part each is in; and a stricter one.
+
+    The second takes in when the file system last saw a change of each file, too: it differs where a file was put in
+    the place of another with that one's size and time, and also in a copy of the folder.
+
+    Raises:
+        UnreadableImage: naming a file that is gone.
+    """
+    total, strict = hashlib.sha256(), hashlib.sha256()
+    folder = f"{root}{os.sep}"  # by hand: a Path of each of very many files takes longer than asking for it
     for part in PARTS:
         for name in parts[part]:
-            status = os.stat(Path(root) / name)
+            try:
+                status = os.stat(folder + name)
+            except OSError as error:
+                raise UnreadableImage(f"{folder}{name}: cannot be looked up ({error.strerror}); remove it") from error
             total.update(os.fsencode(f"{part}\0{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-    return total.hexdigest()
+            strict.update(b"%d %d\n" % (status.st_ino, status.st_ctime_ns))
+    strict.update(total.digest())
+    return total.hexdigest(), strict.hexdigest()

@@ -23,6 +23,7 @@ MAY_CHANGE = {
     "wandb_name",
     "use_tensorboard",
     "num_workers",
+    "no_data_cache",
     "restart",
     "epochs",
     "dry_run",
@@ -57,6 +58,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str
     )
     group.add_argument("--compile", action="store_true", help="let torch.compile make the training step faster")
     group.add_argument("--num_workers", type=count, default=0, help="processes that read images; 0: this one")
+    group.add_argument(
+        "--no_data_cache", action="store_true", help="leave nothing in .cache/ beside the data for the next start"
+    )
     group.add_argument("--logging_steps", type=positive_int, default=10, help="steps between logged lines")
     group.add_argument("--validation_epochs", type=positive_int, default=5, help="epochs between validations")
     group.add_argument("--save_epochs", type=positive_int, default=10, help="epochs between checkpoints")
