@@ -48,7 +48,7 @@ def make_images(folder: Path, number: int) -> Path:
 def cost(command: list[str], run: Path) -> tuple[bool, float, float]:
     """Whether ``command`` logged a step in the run folder, seconds until then, and peak memory (GiB)."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"TQDM_DISABLE": "1"})
     metrics = run / "metrics.jsonl"
     ended = 0
     while not ended and not (metrics.is_file() and metrics.stat().st_size):
@@ -81,7 +81,8 @@ def measure() -> int:
             flags = [*NETWORK.split(), "--data_dir", str(data), "--output_dir", str(run)]
             logged, seconds, memory = cost([sys.executable, str(args.script), *flags], run)
             failed |= not logged
-            print(f"| {files} | {start} | {seconds:.1f} | {memory:.2f} |", flush=True)
+            told = f"{seconds:.1f}" if logged else "failed"
+            print(f"| {files} | {start} | {told} | {memory:.2f} |", flush=True)
     return int(failed)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from scipy.fft import fft, fftfreq, fftshift
+from scipy.signal import butter, get_window, sosfiltfilt
 
 from errors import UserError
 from radar.settings import MTI_METHODS
@@ -47,8 +48,6 @@ class StftSettings:
 
     def window_samples(self) -> np.ndarray:
         """The window as (window_length,) float64; periodic, as spectral analysis wants it."""
-        from scipy.signal import get_window  # it brings scipy.stats along, a second that reading images does without
-
         try:
             name: str | float = float(self.window)
         except ValueError:
@@ -170,8 +169,6 @@ def moving_target_indicator(
         raise UserError(
             f"the highpass clutter filter needs a cutoff between 0 and PRF/2 ({prf_hz / 2:g} Hz), found {cutoff_hz}"
         )
-    from scipy.signal import butter, sosfiltfilt
-
     sections = butter(HIGHPASS_ORDER, cutoff_hz, "highpass", fs=prf_hz, output="sos")
     try:
         return sosfiltfilt(sections, iq)
