@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -69,6 +69,18 @@ class LiveTensors(TorchDispatchMode):
         return result
 
 
+def operations(function: Any, args: Any, kwargs: Any, result: Any) -> int:
+    """Floating-point operations of one call of a convolution, a matrix product or attention; 0 for all else."""
+    packet = function._overloadpacket
+    # torch's table has no entry for the attention that CPUs compute.
+    if packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        return sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+    if packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        return sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4]))
+    count = flop_registry.get(packet)
+    return count(*args, **(kwargs or {}), out_val=result) if count else 0
+
+
 class Products(TorchDispatchMode):
     """Counts the floating-point operations of convolutions, matrix products and attention.
 
@@ -81,9 +93,7 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        count = flop_registry.get(function._overloadpacket)
-        if count is not None:
-            self.operations += count(*args, **(kwargs or {}), out_val=result)
+        self.operations += operations(function, args, kwargs, result)
         return result
 
 

@@ -120,8 +120,7 @@ class LDMTask(SavedParts):
         self.raw_unet = unet.to(accelerator.device)
         if options.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        if options.compile:
-            compile_for_training([unet], accelerator.device)
+        self._compiled = options.compile and compile_for_training([unet], accelerator.device)
         optimizer = torch.optim.AdamW(
             unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay, fused=True
         )
@@ -188,7 +187,7 @@ class LDMTask(SavedParts):
     ) -> dict[str, Tensor]:
         """The gradients of one part of a batch, which counts with ``weight``; the loss to log."""
         with processes.no_sync(self.unet, not last):
-            with compiled():
+            with compiled(self._compiled):
                 loss = self._loss(self.unet, latents, labels, timesteps, noise).mean()
             logged = processes.mean_terms({"loss": loss})
             check_finite(logged)

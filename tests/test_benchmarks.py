@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import side_by_side
+from benchmarks import growth, operators, roofline, side_by_side
 from benchmarks.side_by_side import Cost
+from benchmarks.step_cost import LiveTensors, Products
+from vqvae.custom_vqgan import CustomVQGAN
 
 
 def test_ratios_are_those_of_rounds_side_by_side():
@@ -29,3 +35,76 @@ def test_ways_take_turns_and_their_tensors_are_weighed():
     assert calls == ["small", "large"] * 4, "one warm-up, three rounds"
     assert [len(cost.seconds) for cost in costs.values()] == [3, 3]
     assert costs["small"].memory == 2**10 and costs["large"].memory == 2**22
+
+
+def test_an_exponent_is_that_of_the_power_and_its_error_that_of_the_scatter():
+    sizes = [64, 128, 256, 512]
+    slope, error = growth.exponent(sizes, [3e-6 * size**2 for size in sizes])
+    assert slope == pytest.approx(2) and error == pytest.approx(0, abs=1e-6)
+    scattered = [size**2 * factor for size, factor in zip(sizes, (1, 1.2, 0.9, 1), strict=True)]
+    slope, error = growth.exponent(sizes, scattered)
+    assert abs(slope - 2) < 2 * error < 0.5
+    assert growth.exponent([1, 2], [1.0, 8.0]) == (pytest.approx(3), math.inf)
+
+
+def test_what_grows_faster_than_its_arithmetic_is_told_and_what_begins_with_a_fixed_cost_is_not():
+    sizes, squares = [64, 128, 256, 512], [size**2 for size in (64, 128, 256, 512)]
+    assert not growth.outgrows(sizes, squares, squares)
+    assert not growth.outgrows(sizes, [1e5 + square for square in squares], squares)
+    assert growth.outgrows(sizes, [size**2.5 for size in sizes], squares)
+    assert growth.outgrows(sizes, [*squares[:3], 2 * squares[3]], squares), "only the last doubling"
+
+
+def test_operators_move_what_they_read_make_and_change_once():
+    moved = []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            moved.append(roofline.traffic(function, args, kwargs, result))
+            return result
+
+    left, right, column = torch.ones(2, 3), torch.ones(3, 5), torch.ones(3, 1)
+    with Counting():
+        left @ right
+        left.transpose(0, 1)
+        right.add_(right.clone())
+        right.zero_()
+        torch.add(right, column.expand(3, 5))
+        torch.empty(1000)
+    floats = [6 + 15 + 10, 0, 2 * 15, 3 * 15, 15, 0, 15 + 3 + 15, 0]
+    assert [number / 4 for number in moved] == floats
+
+
+def test_attention_on_a_cpu_is_counted_as_its_two_products():
+    query = torch.randn(1, 1, 64, 16, requires_grad=True)
+    with Products() as forward:
+        result = scaled_dot_product_attention(query, query, query)
+    with Products() as backward:
+        result.sum().backward()
+    product = 2 * 64 * 64 * 16
+    assert forward.operations == 2 * product
+    assert backward.operations == 5 * product, "the scores once more, and two products for each of the forward pass"
+
+
+def test_attention_in_the_middle_holds_no_map_of_all_pairs():
+    model = CustomVQGAN(1, 1, 4, 16, block_out_channels=(16,), layers_per_block=1, norm_num_groups=16)
+    with LiveTensors() as live:
+        model.encode(torch.zeros(1, 1, 64, 64)).sum().backward()
+    assert live.peak < 4 * 64**4 / 2
+
+
+def test_a_ceiling_is_that_of_what_takes_longer():
+    ceilings = roofline.Ceilings({"fp32": 100.0, "bf16": 400.0}, {"fp32": 80.0, "bf16": 500.0}, copies=8.0, sums=10.0)
+    assert ceilings.least(1000, 10, "fp32") == 10
+    assert ceilings.least(1000, 10, "bf16") == 2
+    assert ceilings.least(10, 1000, "bf16") == 100
+
+
+def test_leading_operators_are_those_of_any_way_by_their_share():
+    ways = {"theirs": {"conv": 6.0, "cdist": 3.0, "add": 1.0}, "ours": {"conv": 3.0, "add": 0.5, "tree": 0.6}}
+    assert operators.leading(ways, 2) == ["conv", "cdist", "tree"]
+    assert operators.table(ways, 2).splitlines()[-2:] == [
+        "| all others | 1000.0 (10.0%) | 500.0 (12.2%) |",
+        "| whole step | 10000 | 4100 |",
+    ]

@@ -132,6 +132,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, tmp_path, monkeyp
     assert not list((tmp_path / "cut").rglob(".*.tmp"))
 
 
+def test_a_checkpoint_whose_counts_are_no_numbers_is_refused_before_it_draws(trained, tmp_path):
+    payload = torch.load(trained.ldm, weights_only=True)
+    payload["unet"]["downsample_padding"] = True
+    torch.save(payload, tmp_path / "ldm.pt")
+    with pytest.raises(UserError, match=r"not a usable stage 2 checkpoint \(downsample_padding is True\)"):
+        run_sample(tmp_path / "ldm.pt", tmp_path / "out")
+
+
 def test_what_another_process_drew_before_it_was_killed_is_not_drawn_again(trained, tmp_path):
     """Of a run on several processes: its lines lie beside the manifest until they are collected."""
     run_sample(trained.ldm, tmp_path / "out")

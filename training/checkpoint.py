@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import warnings
 import zipfile
@@ -109,6 +110,11 @@ def rebuild(make: Callable[..., Module], config: dict[str, Any], weights: dict[s
         Exception: whatever ``make`` raises for a configuration that is none.
     """
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+    for name, parameter in inspect.signature(make).parameters.items():
+        counts = isinstance(parameter.default, int)
+        if name in options and counts and isinstance(options[name], bool) != isinstance(parameter.default, bool):
+            # A count of pixels or layers that says "yes" builds a module which fails at its first image.
+            raise ValueError(f"{name} is {options[name]}")
     depth = options.get("layers_per_block", 1) * len(options.get("block_out_channels", ()))
     if depth > len(weights):
         raise ValueError(f"{depth} layers, but weights of {len(weights)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -43,9 +44,9 @@ def compile_for_training(parts: Sequence[nn.Module], device: torch.device) -> bo
     return True
 
 
-def compiled() -> Any:
-    """Within it, what ``compile_for_training`` was given runs compiled."""
-    return torch.compiler.set_stance("default")
+def compiled(wanted: bool = True) -> Any:
+    """Within it, where ``wanted``, what ``compile_for_training`` was given runs compiled."""
+    return torch.compiler.set_stance("default") if wanted else nullcontext()
 
 
 def _compile_something(device: torch.device) -> None:

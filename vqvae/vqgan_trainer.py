@@ -136,11 +136,10 @@ class VQGANTask(SavedParts):
         self.raw_model, self.raw_critic = model.to(accelerator.device), critic.to(accelerator.device)
         if options.gradient_checkpointing:
             model.enable_gradient_checkpointing()
-        if options.compile:
-            # The critic's penalty is differentiated twice, and the last layer's gradient is asked for by itself
-            # (``adaptive_weight``): compiled, it would cost a backward pass of the whole decoder.
-            decoder = model.decoder
-            compile_for_training([model.encoder, decoder.mid_block, *decoder.up_blocks], accelerator.device)
+        # The critic's penalty is differentiated twice, and the last layer's gradient is asked for by itself
+        # (``adaptive_weight``): compiled, it would cost a backward pass of the whole decoder.
+        parts = [model.encoder, model.decoder.mid_block, *model.decoder.up_blocks]
+        self._compiled = options.compile and compile_for_training(parts, accelerator.device)
         optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
             lr=options.lr,
@@ -216,7 +215,7 @@ class VQGANTask(SavedParts):
     ) -> tuple[dict[str, Tensor], VQGANOutput]:
         """The model's gradients on one part of a batch, which counts with ``weight``; the terms to log, the output."""
         with processes.no_sync(self.model, not last):
-            with self.accelerator.autocast(), compiled():
+            with self.accelerator.autocast(), compiled(self._compiled):
                 output = self.model(images)
             # The terms are looked at from the reconstruction: their gradients there are all that the model's backward
             # pass needs, so LPIPS and the critic are gone through once, and their activations are freed before it
