@@ -78,6 +78,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument("--gradient_penalty_weight", type=weight, default=10.0, help="of the critic's penalty")
     group.add_argument("--penalty_every", type=positive_int, default=1, help="critic steps between penalties")
+    group.add_argument("--latent_noise", type=weight, default=0.0, help="most noise on what is decoded in training")
+    group.add_argument("--latent_scaling", type=fraction, default=0.0, help="share of the steps at another scale")
     group.add_argument("--codebook_start", type=real(0, 0.9), default=0.03, help="fraction of the run without codes")
     group.add_argument("--disc_start", type=fraction, default=0.3, help="fraction of the run before the critic")
     group.add_argument("--disc_ramp", type=fraction, default=0.1, help="fraction over which its weight then rises")

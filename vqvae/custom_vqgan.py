@@ -14,6 +14,7 @@ from diffusers.models.autoencoders.vae import Decoder, Encoder
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from vqvae.disturbance import Disturbance
 from vqvae.quantizer import SpectrogramQuantizer
 
 
@@ -110,10 +111,15 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
             latents = self.quantize(latents)[0]
         return self.decoder(self.post_quant_conv(latents))
 
-    def forward(self, images: Tensor) -> VQGANOutput:
-        """Reconstruct images in [-1, 1]. (B, C, H, W) -> ``VQGANOutput``."""
+    def forward(self, images: Tensor, disturbance: Disturbance | None = None) -> VQGANOutput:
+        """Reconstruct images in [-1, 1]. (B, C, H, W) -> ``VQGANOutput``.
+
+        ``disturbance`` changes the latents that are decoded; ``latents``, codes and commitment are those without it.
+        """
         latents = self.encode(images)
         quantised, commitment_loss, (_, _, indices) = self.quantize(latents)
+        if disturbance is not None:
+            quantised = self.quantize(disturbance(latents))[0]
         return VQGANOutput(self.decode(quantised, quantise=False), latents, commitment_loss, indices)
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from training.schedule import AveragedWeights, learning_rate_schedule, moving_av
 from vqvae import utils
 from vqvae.custom_vqgan import CustomVQGAN, VQGANOutput
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
+from vqvae.disturbance import Disturbance, disturbance_of_step
 from vqvae.losses import spectral_loss
 from vqvae.quantizer import live_codes
 
@@ -49,6 +50,9 @@ class VQGANOptions:
         g_loss_adv_weight: of the critic's term, relative to the reconstruction's pull (see ``adaptive_weight``).
         gradient_penalty_weight: of the critic's gradient penalty.
         penalty_every: critic steps between penalties, each then weighed as many times.
+        latent_noise: most noise on the latents that are decoded in training, in their deviations.
+        latent_scaling: share of the steps in which latents and images are shrunk alike before they are decoded and
+            compared (Kouzelis et al. 2025, without their rotations, which no radar measures).
         codebook_start: fraction of the run before the first code is placed; until then latents pass unquantised.
         disc_start: fraction of the run at which the critic begins to learn.
         disc_ramp: fraction of the run over which its weight then rises from zero.
@@ -71,6 +75,8 @@ class VQGANOptions:
     g_loss_adv_weight: float = 0.1
     gradient_penalty_weight: float = 10.0
     penalty_every: int = 1
+    latent_noise: float = 0.0
+    latent_scaling: float = 0.0
     codebook_start: float = 0.03
     disc_start: float = 0.3
     disc_ramp: float = 0.1
@@ -179,16 +185,19 @@ class VQGANTask(SavedParts):
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
         """One step on ``batch`` = (images (B, C, H, W) in [-1, 1], labels), this process's share."""
         images = batch[0].to(self.accelerator.device, non_blocking=True)
-        parts = images.chunk(self.options.gradient_accumulation_steps)
         quantizer = self.raw_model.quantize
         generator = torch.Generator().manual_seed(mix_seed(self.seed, step, 1))
         if not bool(quantizer.started) and step >= int(self.options.codebook_start * self.total_steps):
             quantizer.start(self._calibration_vectors(), self.live, generator)
 
+        disturbance = self._disturbance(images, step)
+        targets = images if disturbance is None else disturbance.target(images, self.raw_model.factor)
+        parts = processes.parts_of((images, targets), self.options.gradient_accumulation_steps)
+        disturbances = [None] * len(parts) if disturbance is None else disturbance.parts(len(parts))
         self.model.train()
         passed = [
-            self._model_pass(part, step, weight=1 / len(parts), last=number == len(parts))
-            for number, part in enumerate(parts, start=1)
+            self._model_pass(*part, disturbed, step, weight=1 / len(parts), last=number == len(parts))
+            for number, (part, disturbed) in enumerate(zip(parts, disturbances, strict=True), start=1)
         ]
         logged = mean_of([terms for terms, _ in passed])
         outputs = [output for _, output in passed]
@@ -207,21 +216,32 @@ class VQGANTask(SavedParts):
         self.average.step(self.raw_model.parameters())
         logged["gradient_norm"] = norm
         if step >= self.critic_start:
-            logged |= self._critic_step(images, torch.cat([output.sample.detach() for output in outputs]), step)
+            logged |= self._critic_step(targets, torch.cat([output.sample.detach() for output in outputs]), step)
         return logged | {"lr": torch.tensor(self.schedule.get_last_lr()[0])} | scale_of(self.accelerator.scaler)
 
+    def _disturbance(self, images: Tensor, step: int) -> Disturbance | None:
+        """What this step's latents go through before they are decoded."""
+        factor = self.raw_model.factor
+        grid = (self.raw_model.config.latent_channels, images.shape[2] // factor, images.shape[3] // factor)
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, step, 3))
+        batch = len(images) * processes.number()
+        return disturbance_of_step(generator, self.options.latent_noise, self.options.latent_scaling, batch, grid)
+
     def _model_pass(
-        self, images: Tensor, step: int, weight: float, last: bool
+        self, images: Tensor, targets: Tensor, disturbance: Disturbance | None, step: int, weight: float, last: bool
     ) -> tuple[dict[str, Tensor], VQGANOutput]:
-        """The model's gradients on one part of a batch, which counts with ``weight``; the terms to log, the output."""
+        """The model's gradients on one part of a batch, which counts with ``weight``; the terms to log, the output.
+
+        ``targets`` are what ``images`` should be decoded to.
+        """
         with processes.no_sync(self.model, not last):
             with self.accelerator.autocast(), compiled(self._compiled):
-                output = self.model(images)
+                output = self.model(images, disturbance)
             # The terms are looked at from the reconstruction: their gradients there are all that the model's backward
             # pass needs, so LPIPS and the critic are gone through once, and their activations are freed before it
             # begins.
             seen = output.sample.detach().float().requires_grad_(True)
-            terms = self._reconstruction_terms(seen, images)
+            terms = self._reconstruction_terms(seen, targets)
             (pull,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), seen)
             terms["commitment"] = self.options.vq_embed_loss_weight * output.commitment_loss.float()
             if step >= self.critic_start:
