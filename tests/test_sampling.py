@@ -132,11 +132,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(trained, tmp_path, monkeyp
     assert not list((tmp_path / "cut").rglob(".*.tmp"))
 
 
-def test_a_checkpoint_whose_counts_are_no_numbers_is_refused_before_it_draws(trained, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value"), [("downsample_padding", True), ("norm_num_groups", -1), ("norm_num_groups", 0.5)]
+)
+def test_a_checkpoint_whose_counts_are_none_is_refused_before_it_draws(trained, tmp_path, name, value):
     payload = torch.load(trained.ldm, weights_only=True)
-    payload["unet"]["downsample_padding"] = True
+    payload["unet"][name] = value
     torch.save(payload, tmp_path / "ldm.pt")
-    with pytest.raises(UserError, match=r"not a usable stage 2 checkpoint \(downsample_padding is True\)"):
+    with pytest.raises(UserError, match=rf"not a usable stage 2 checkpoint \({name} is {value}\)"):
         run_sample(tmp_path / "ldm.pt", tmp_path / "out")
 
 

@@ -111,9 +111,8 @@ def rebuild(make: Callable[..., Module], config: dict[str, Any], weights: dict[s
     """
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
     for name, parameter in inspect.signature(make).parameters.items():
-        counts = isinstance(parameter.default, int)
-        if name in options and counts and isinstance(options[name], bool) != isinstance(parameter.default, bool):
-            # A count of pixels or layers that says "yes" builds a module which fails at its first image.
+        if not _could_stand_for(options.get(name), parameter.default):
+            # A number of groups that is "yes", -1 or 0.5 builds a module which fails at its first image.
             raise ValueError(f"{name} is {options[name]}")
     depth = options.get("layers_per_block", 1) * len(options.get("block_out_channels", ()))
     if depth > len(weights):
@@ -125,6 +124,15 @@ def rebuild(make: Callable[..., Module], config: dict[str, Any], weights: dict[s
             raise ValueError(f"{name} is {weights[name].dtype}, expected {tensor.dtype}")
     module.load_state_dict(weights, assign=True)
     return module
+
+
+def _could_stand_for(value: Any, default: Any) -> bool:
+    """Whether ``value`` is a switch where ``default`` is one, and a count where it is one; anything else may be."""
+    if value is None or not isinstance(default, int):
+        return True
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and value >= min(default, 1)
 
 
 def digest(value: Any) -> str:
