@@ -9,10 +9,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import growth, operators, roofline, side_by_side
+from benchmarks import growth, operators, roofline, side_by_side, where_lost
 from benchmarks.side_by_side import Cost
 from benchmarks.step_cost import LiveTensors, Products
+from errors import UserError
 from vqvae.custom_vqgan import CustomVQGAN
+from vqvae.utils import load_vqgan
 
 
 def test_ratios_are_those_of_rounds_side_by_side():
@@ -108,3 +110,21 @@ def test_leading_operators_are_those_of_any_way_by_their_share():
         "| all others | 1000.0 (10.0%) | 500.0 (12.2%) |",
         "| whole step | 10000 | 4100 |",
     ]
+
+
+def test_stage_1_gives_back_images_that_its_factor_does_not_divide(trained):
+    model, _ = load_vqgan(trained.vqgan)
+    assert model.factor > 1
+    images = torch.rand(3, 1, 15, 17, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = where_lost.reconstructed(model, images)
+    padded = torch.cat([images, images[:, :, -1:]], 2)
+    padded = torch.cat([padded, *[padded[..., -1:]] * (-17 % model.factor)], 3)
+    assert torch.equal(found, model.reconstruct(padded)[0][:, :, :15, :17])
+
+
+def test_images_that_judge_must_not_be_among_those_that_were_learned(trained, monkeypatch):
+    folder = str(trained.data)
+    flags = ["--vqgan_path", str(trained.vqgan), "--real_train", folder, "--real_test", folder, "--synthetic", folder]
+    monkeypatch.setattr("sys.argv", ["where_lost.py", *flags])
+    with pytest.raises(UserError, match="held-out images are among the training images"):
+        where_lost.measure()
