@@ -405,10 +405,10 @@ def test_a_run_that_ran_out_of_memory_goes_on_in_parts(trained, tmp_path, monkey
 
     inner = VQGANTask._model_pass
 
-    def small(task, images, step, weight, last):
+    def small(task, images, targets, disturbance, step, weight, last):
         if step == 4 and len(images) > 2:
             torch.empty(2**60)
-        return inner(task, images, step, weight, last)
+        return inner(task, images, targets, disturbance, step, weight, last)
 
     monkeypatch.setattr(VQGANTask, "_model_pass", small)
     with pytest.raises(UserError, match=r"step 5: out of memory"):
