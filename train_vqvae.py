@@ -113,12 +113,15 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
             parser.error(f"--block_out_channels {width}: is no multiple of --norm_num_groups {args.norm_num_groups}")
     factor = 2 ** (len(args.block_out_channels) - 1)
     side = -(-min(args.image_size) // factor) * factor
+    given = "--image_size gives"
+    if args.latent_scaling:
+        side, given = factor * max(1, side // factor // 2), "--latent_scaling shrinks --image_size to"
     least = 3 * 2**args.disc_layers  # with fewer, its last layers have nothing left to look at
     if args.g_loss_adv_weight and side < least:
-        parser.error(f"--disc_layers {args.disc_layers}: needs {least} pixels a side, --image_size gives {side}")
+        parser.error(f"--disc_layers {args.disc_layers}: needs {least} pixels a side, {given} {side}")
     if args.perceptual_loss_weight and side < LEAST_LPIPS_SIDE[args.lpips_net]:
         parser.error(
-            f"--lpips_net {args.lpips_net}: needs {LEAST_LPIPS_SIDE[args.lpips_net]} pixels a side, --image_size gives "
+            f"--lpips_net {args.lpips_net}: needs {LEAST_LPIPS_SIDE[args.lpips_net]} pixels a side, {given} "
             f"{side}; --perceptual_loss_weight 0 goes without"
         )
     if args.calibration_images == 0:

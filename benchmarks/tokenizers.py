@@ -5,8 +5,9 @@
 
 Every tokenizer is trained for as many steps on the same images; then stage 2 learns its latents for as many steps, with
 the same network, and the samples are judged on the images of ``--real_test``, which no stage has seen. Give images that
-you keep for choosing, not those that your last word is said on. What a folder holds already is not done again. Further
-flags of the scripts go through ``--vqvae``, ``--ldm``, ``--sample`` and ``--evaluate``, each as one quoted string.
+you keep for choosing, not those that your last word is said on. A tokenizer whose report is there is not done again.
+Further flags of the scripts go through ``--vqvae``, ``--ldm``, ``--sample`` and ``--evaluate``, each as one quoted
+string.
 """
 
 from __future__ import annotations
@@ -75,13 +76,12 @@ def judged(name: str, args: argparse.Namespace) -> str:
     data += ["--run_gap", args.run_gap] if args.run_gap else []
     kept = ["--keep_checkpoints", 1, "--seed", args.seed]
     stage1, stage2, samples = folder / "vqgan", folder / "ldm", folder / "samples"
-    if not list(stage2.glob("ldm_epoch_*.pt")):
+    if not (folder / "report" / "report.json").exists():  # what was stopped half-way goes on
         size = ["--image_size", *args.model_size]
         flags = [*shlex.split(STAGE1), *shlex.split(TOKENIZERS[name]), *shlex.split(args.vqvae)]
         run("train_vqvae.py", *data, *form, *size, *kept, "--output_dir", stage1, *flags)
         flags = [*shlex.split(STAGE2), *shlex.split(args.ldm)]
         run("train_ldm.py", *data, *kept, "--vqgan_path", newest(stage1, "vqgan"), "--output_dir", stage2, *flags)
-    if not (folder / "report" / "report.json").exists():
         run("sample.py", "--ldm_path", newest(stage2, "ldm"), "--output_dir", samples, *shlex.split(args.sample))
         sets = ["--real_train", args.real_train, "--real_test", args.real_test, "--synthetic", samples]
         flags = ["--image_size", args.image_size, "--output_dir", folder / "report", *shlex.split(args.evaluate)]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from test_training import stop_at
 from test_vqgan import small_model
-from tiny import run_vqgan, states_equal
+from tiny import run_vqgan, states_equal, vqgan_flags
 
+import train_vqvae
 from training.order import mix_seed
 from vqvae.disturbance import Disturbance, disturbance_of_step
 
@@ -71,7 +72,7 @@ def test_the_noise_of_two_processes_is_that_of_one(monkeypatch, rank):
 
 
 def test_a_disturbed_run_goes_on_as_if_it_had_not_been_stopped(trained, tmp_path, no_plots):
-    flags = (trained.data, tmp_path / "cut", "--latent_noise", "0.5", "--latent_scaling", "0.5")
+    flags = (trained.data, tmp_path / "cut", "--latent_noise", "0.5", "--latent_scaling", "0.5", "--disc_layers", "1")
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 5)
         assert run_vqgan(*flags) == 128 + signal.SIGTERM
@@ -79,5 +80,15 @@ def test_a_disturbed_run_goes_on_as_if_it_had_not_been_stopped(trained, tmp_path
     assert run_vqgan(flags[0], tmp_path / "whole", *flags[2:]) == 0
     cut, whole = (torch.load(tmp_path / name / "state_last.pt", weights_only=True) for name in ("cut", "whole"))
     assert states_equal(cut, whole)
-    plain = torch.load(trained.vqgan_folder / "state_last.pt", weights_only=True)
+    assert run_vqgan(trained.data, tmp_path / "plain", "--disc_layers", "1") == 0
+    plain = torch.load(tmp_path / "plain" / "state_last.pt", weights_only=True)
     assert not states_equal(cut["task"]["model"], plain["task"]["model"])
+
+
+def test_images_that_the_smallest_scale_makes_too_small_for_the_critic_are_refused(trained, tmp_path, capsys):
+    flags = ("--image_size", "32", "--disc_layers", "3", "--disc_channels", "8")
+    with pytest.raises(SystemExit):
+        train_vqvae.parse(vqgan_flags(trained.data, tmp_path, *flags, "--latent_scaling", "0.5"))
+    expected = "--disc_layers 3: needs 24 pixels a side, --latent_scaling shrinks --image_size to 16"
+    assert expected in capsys.readouterr().err
+    train_vqvae.parse(vqgan_flags(trained.data, tmp_path, *flags))
