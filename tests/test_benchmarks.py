@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import growth, operators, roofline, side_by_side, where_lost
+from benchmarks import diffusion_classifier, growth, operators, roofline, side_by_side, where_lost
 from benchmarks.side_by_side import Cost
 from benchmarks.step_cost import LiveTensors, Products
 from errors import UserError
+from ldm.diffusion import noise_schedule
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.utils import load_vqgan
 
@@ -128,3 +131,53 @@ def test_images_that_judge_must_not_be_among_those_that_were_learned(trained, mo
     monkeypatch.setattr("sys.argv", ["where_lost.py", *flags])
     with pytest.raises(UserError, match="held-out images are among the training images"):
         where_lost.measure()
+
+
+def test_the_best_denoiser_is_the_best_classifier():
+    # Latents of class k are normal about a mean of their own, and so the best denoiser of each is known in closed form.
+    means, deviation, generator = torch.tensor([-0.5, 0.0, 0.5]), 0.6, torch.Generator().manual_seed(0)
+    labels = torch.arange(3).repeat(40)
+    latents = means[labels].view(-1, 1, 1, 1) + deviation * torch.randn(120, 2, 4, 4, generator=generator)
+    alphas = noise_schedule().alphas_cumprod
+
+    def denoiser(noisy, timesteps, class_labels):
+        alpha, sigma = (share[timesteps].sqrt().view(-1, 1, 1, 1) for share in (alphas, 1 - alphas))
+        mean = means[class_labels].view(-1, 1, 1, 1)
+        clean = mean + alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * (noisy - alpha * mean)
+        return SimpleNamespace(sample=alpha * (noisy - alpha * clean) / sigma - sigma * clean)
+
+    pipeline = SimpleNamespace(class_names=["a", "b", "c"], unet=denoiser)
+    errors = diffusion_classifier.misfits(pipeline, latents, [600, 800], 16)
+    assert errors.shape == (2, 120, 3)
+    nearest = (latents.mean(dim=(1, 2, 3))[:, None] - means).abs().argmin(dim=1)  # Bayes' rule for such classes
+    guessed = diffusion_classifier.log_probabilities(errors.mean(dim=0)).argmax(dim=1)
+    assert (nearest == labels).float().mean() > 0.97
+    assert (guessed == nearest).float().mean() > 0.95
+
+
+def test_stage_2_judges_padded_images_beside_classifiers(trained, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "held_out"
+    pixels = torch.Generator().manual_seed(1)
+    for name in sorted(path.name for path in trained.data.iterdir() if path.is_dir()):
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            values = torch.randint(256, (32, 32), generator=pixels, dtype=torch.uint8).numpy()
+            Image.fromarray(values).save(folder / name / f"{number}.png")
+    flags = ["--ldm_path", str(trained.ldm), "--real_train", str(trained.data), "--real_test", str(folder)]
+    flags += ["--timesteps", "700", "800", "--used", "800", "--noises", "1", "--steps", "1", "--seeds", "2"]
+    monkeypatch.setattr("sys.argv", ["diffusion_classifier.py", *flags])
+    diffusion_classifier.measure()
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == [
+        "| stage 2 at timestep 700",
+        "| stage 2 at timestep 800",
+        "| stage 2 at 800 together",
+        "| one classifier",
+        "| 2 classifiers together",
+        "| these and stage 2",
+    ]
+    assert rows[3].split("|")[2] == rows[4].split("|")[2], "one timestep alone is that timestep"
+    monkeypatch.setattr("sys.argv", ["diffusion_classifier.py", *flags, "--used", "900"])
+    with pytest.raises(SystemExit):
+        diffusion_classifier.measure()
+    assert "--used: must be among --timesteps" in capsys.readouterr().err
