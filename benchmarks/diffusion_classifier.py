@@ -4,8 +4,8 @@
 
 A diffusion model tells classes apart, too: a noised image is denoised with every label, and the label that fits best is
 its guess (Li et al. 2023, "Your Diffusion Model is Secretly a Zero-Shot Classifier"). The guess is averaged over
-several noises at each of a few timesteps; the noise is the same for all labels. Beside it stand classifiers of the same
-images (``--real_train``, those that both stages learned) under classical augmentation (``--recipe``), and both together.
+several noises at each of a few timesteps, the same for all labels. Beside it stand classifiers of the same
+images (``--real_train``, those that both stages learned) under classical augmentation (``--recipe``), and both at once.
 All are scored on images that nothing has learned from.
 """
 
