@@ -35,16 +35,13 @@ from ldm.pipeline import SpectrogramPipeline
 from training.arguments import existing_dir, existing_file, positive_int, run_script
 
 CPU = torch.device("cpu")
-SOFTNESS = 0.03  # of a mean squared error: what makes the guesses' probabilities neither all sure nor all alike
+SOFTNESS = 0.03  # of a mean squared error; likeliest labels on the development draw of docs/experiments.md
 
 
 @torch.no_grad()
 def latents_of(pipeline: SpectrogramPipeline, images: Tensor) -> Tensor:
     """Normalised latents as the UNet takes them. (N, C, H, W) in [-1, 1] -> (N, D, h, w)."""
-    below, right = (
-        padded - side for padded, side in zip(pipeline.contract.padded_size, images.shape[-2:], strict=True)
-    )
-    padded = torch.nn.functional.pad(images, (0, right, 0, below), mode="replicate")
+    padded = pad_to_multiple(images, pipeline.vqvae.factor)
     latents = torch.cat([pipeline.vqvae.encode(part).float() for part in padded.split(64)])
     return pad_to_multiple(
         pipeline.normaliser.normalise(latents), 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
@@ -76,15 +73,15 @@ def log_probabilities(errors: Tensor) -> Tensor:
     return (-errors / SOFTNESS).log_softmax(dim=1)
 
 
-@torch.no_grad()
 def judged(args: argparse.Namespace, real: ImageSet, held_out: ImageSet, classes: int) -> list[Tensor]:
     """Log-probabilities (N, K) by classifiers of the real images, one for each seed."""
     every = []
     batch = batches_of(real, None, classes, 64, RECIPES[args.recipe])
     for seed in range(args.seeds):
-        with trange(args.steps, desc=f"classifier {seed + 1} of {args.seeds}", leave=False) as bar, torch.enable_grad():
+        with trange(args.steps, desc=f"classifier {seed + 1} of {args.seeds}", leave=False) as bar:
             network = train_classifier(args.classifier, classes, batch, args.steps, seed, CPU, bar.update)
-        every.append(torch.cat([network(part).log_softmax(dim=1) for part in held_out.images.split(256)]))
+        with torch.no_grad():
+            every.append(torch.cat([network(part).log_softmax(dim=1) for part in held_out.images.split(256)]))
     return every
 
 

@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import trange
 
 from evaluation.classifier import batches_of, features, train_classifier
@@ -27,6 +26,7 @@ from evaluation.fidelity import fidelity, mean_of
 from evaluation.gain import halves
 from evaluation.images import from_folder
 from evaluation.novelty import refuse_leak
+from ldm.latents import pad_to_multiple
 from training.arguments import existing_dir, existing_file, positive_int, run_script
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.utils import load_vqgan
@@ -39,7 +39,7 @@ FIGURES = ("kernel", "frechet", "precision", "recall", "coverage")
 def reconstructed(model: CustomVQGAN, images: Tensor) -> Tensor:
     """Images as stage 1 gives them back, padded as it needs them and cut again. (N, C, H, W) in [-1, 1] -> same."""
     height, width = images.shape[-2:]
-    padded = functional.pad(images, (0, -width % model.factor, 0, -height % model.factor), mode="replicate")
+    padded = pad_to_multiple(images, model.factor)
     return torch.cat([model.reconstruct(part)[0] for part in padded.split(32)])[..., :height, :width]
 
 

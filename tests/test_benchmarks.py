@@ -155,7 +155,7 @@ def test_the_best_denoiser_is_the_best_classifier():
     assert (guessed == nearest).float().mean() > 0.95
 
 
-def test_stage_2_judges_padded_images_beside_classifiers(trained, tmp_path, monkeypatch, capsys):
+def test_stage_2_judges_beside_classifiers(trained, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "held_out"
     pixels = torch.Generator().manual_seed(1)
     for name in sorted(path.name for path in trained.data.iterdir() if path.is_dir()):
