@@ -271,6 +271,12 @@ def test_float_data_are_written_as_their_decibels_and_as_pictures_in_the_models_
     assert levels(tmp_path / "model" / "walk" / "walk_00001.png").shape == (16, 16)
 
 
+def decibels_in(path: Path) -> np.ndarray:
+    from scipy.io import loadmat
+
+    return np.load(path) if path.suffix == ".npy" else loadmat(path)["spectrogram"]
+
+
 @pytest.mark.parametrize("file_format", ["npy", "mat"])
 def test_decibel_folders_go_on_and_refuse_other_settings(known_radar, tmp_path, capsys, file_format):
     flags = ("--file_format", file_format)
@@ -281,7 +287,9 @@ def test_decibel_folders_go_on_and_refuse_other_settings(known_radar, tmp_path, 
     assert all(path.read_bytes() == content for path, content in first.items())
     assert run_sample(known_radar, tmp_path / "whole", *flags) == 0
     for path in (tmp_path / "whole").rglob(f"*.{file_format}"):
-        assert (tmp_path / "out" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+        resumed = tmp_path / "out" / path.relative_to(tmp_path / "whole")
+        # Batches of another size may round otherwise, on some processors; an 8-bit image would not show it.
+        np.testing.assert_allclose(decibels_in(resumed), decibels_in(path), rtol=0, atol=1e-3)
     with Image.open(tmp_path / "out" / "overview.png") as picture:
         low, high = picture.convert("L").crop((0, 20, *picture.size)).getextrema()
         assert picture.size[0] > 2 * 128 and high - low > 100
