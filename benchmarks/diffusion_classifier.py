@@ -25,7 +25,7 @@ from tqdm import tqdm, trange
 
 from evaluation.classical import RECIPES
 from evaluation.classifier import batches_of, train_classifier
-from evaluation.gain import mean_and_interval
+from evaluation.gain import mean_and_interval, plus_minus
 from evaluation.images import ImageSet, from_folder
 from evaluation.novelty import refuse_leak
 from ldm.checkpoint_file import load_ldm
@@ -123,14 +123,14 @@ def measure() -> int:
     errors = misfits(pipeline, latents_of(pipeline, small.images), args.timesteps, args.noises)
     used = log_probabilities(errors[[args.timesteps.index(step) for step in args.used]].mean(dim=0))
     trained = judged(args, real, held_out, classes)
-    one, half = mean_and_interval([right(scores) for scores in trained])
+    one, half = mean_and_interval([right(scores) / 100 for scores in trained])
     together = torch.stack(trained).exp().mean(dim=0).log()
     rows = [
         (f"stage 2 at timestep {step}", f"{right(-errors[place]):.1f}") for place, step in enumerate(args.timesteps)
     ]
     rows += [
         (f"stage 2 at {', '.join(map(str, args.used))} together", f"{right(used):.1f}"),
-        ("one classifier", f"{one:.1f} ± {half:.1f}"),
+        ("one classifier", plus_minus(one, half)),
         (f"{args.seeds} classifiers together", f"{right(together):.1f}"),
         ("these and stage 2", f"{right(together + used):.1f}"),
     ]

@@ -29,7 +29,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from errors import UserError
-from evaluation.gain import ARMS, BASELINE, mean_and_interval
+from evaluation.gain import ARMS, BASELINE, mean_and_interval, plus_minus
 from spectrograms.groups import groups_of
 from spectrograms.listing import Listing, list_images
 from training.arguments import existing_dir, positive_int, run_script
@@ -128,8 +128,7 @@ def table(draws: list[dict]) -> str:
     for arm in ARMS:
         accuracy, f1 = ([found[arm][name] for found in draws] for name in ("accuracy", "macro_f1"))
         difference = [a - b for a, b in zip(accuracy, baseline, strict=True)]
-        intervals = map(mean_and_interval, (accuracy, f1, difference))
-        cells = [f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in intervals]
+        cells = [plus_minus(*mean_and_interval(values)) for values in (accuracy, f1, difference)]
         if arm == BASELINE:
             cells[2] = ""
         lines.append(f"| {arm} | {' | '.join(cells)} |")

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks.protocol import newest, run
+from evaluation.gain import plus_minus
 from training.arguments import existing_dir, positive_int, run_script
 from vqvae.utils import load_vqgan
 
@@ -61,7 +62,7 @@ def row(name: str, vqgan: Path, report: dict) -> str:
         *(f"{found[key]:.4f} ({floor[key]:.4f})" for key in ("kernel", "frechet")),
         f"{found['coverage']:.2f} ({floor['coverage']:.2f})",
         f"{report['agreement']['synthetic']:.1%}",
-        f"{100 * gain['accuracy']:.1f} ± {100 * gain['accuracy_half_interval']:.1f}",
+        plus_minus(gain["accuracy"], gain["accuracy_half_interval"]),
         f"{off[0]:.2f} / {off[1]:.2f}",
         f"{novelty['median_distance']:.4f} ({novelty['median_distance_held_out']:.4f})",
     ]

@@ -344,6 +344,11 @@ def mean_and_interval(values: list[float], confidence: float = 0.95) -> tuple[fl
     return float(np.mean(values)), float(half)
 
 
+def plus_minus(mean: float, half: float | None) -> str:
+    """A share and half the width of its interval, in percent; the share alone where that is nan (null in a report)."""
+    return f"{100 * mean:.1f}" + ("" if half is None or np.isnan(half) else f" ± {100 * half:.1f}")
+
+
 def headline(table: dict[str, dict]) -> str:
     """One sentence on whether the synthetic images help, and how sure that is, from the numbers alone."""
     row = table["real + synthetic + classical"]

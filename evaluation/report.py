@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset import DataContract
-from evaluation.gain import BASELINE
+from evaluation.gain import BASELINE, plus_minus
 from evaluation.images import ImageSet
 from evaluation.novelty import Nearest
 from radar.colormap import apply_colormap
@@ -295,10 +295,6 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def gain_rows(table: dict[str, dict]) -> list[list[str]]:
     """The arms as rows of text: name, accuracy, macro F1, difference to the baseline, in percent."""
-
-    def plus_minus(mean: float, half: float) -> str:
-        return f"{100 * mean:.1f}" + ("" if np.isnan(half) else f" ± {100 * half:.1f}")
-
     return [
         [
             name,

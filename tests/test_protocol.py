@@ -48,6 +48,7 @@ def test_the_table_pairs_every_arm_with_the_baseline_of_its_own_draw():
     assert set(rows) == set(ARMS)
     assert rows["real"].endswith("| 2.0 ± 0.0 |"), "the spread of the draws must not count"
     assert rows[BASELINE].split("|")[2].strip() == "60.0 ± 49.7" and rows[BASELINE].endswith("|  |")
+    assert "| real | 42.0 | 40.0 | 2.0 |" in table(draws[:1]).splitlines(), "one draw has no interval"
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "draws").glob("*.json")), ids=lambda path: path.stem)
