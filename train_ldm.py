@@ -53,7 +53,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--attention_levels", type=count, default=2, help="coarsest levels that have self-attention")
     group.add_argument("--dropout", type=real(0, 0.9), default=0.0, help="in the UNet's residual blocks")
     group.add_argument("--norm_num_groups", type=positive_int, default=32, help="groups of the norms; divide widths")
-
+    group.add_argument(
+        "--no_doppler_planes", action="store_true", help="do not tell the UNet the Doppler of each row of its input"
+    )
     group.add_argument(
         "--init_from",
         type=existing_file,
@@ -90,7 +92,7 @@ def train(args: argparse.Namespace) -> int:
     import torch
 
     from dataset import open_data
-    from ldm.diffusion import build_unet
+    from ldm.diffusion import DOPPLER_PLANES, build_unet
     from ldm.latents import LatentNormaliser, cached_latents, pad_to_multiple
     from ldm.ldm_trainer import LDMOptions, LDMTask
     from spectrograms.splits import FILE_NAME as SPLITS_FILE
@@ -167,6 +169,7 @@ def train(args: argparse.Namespace) -> int:
             args.attention_levels,
             args.dropout,
             args.norm_num_groups,
+            0 if args.no_doppler_planes else DOPPLER_PLANES,
         )
         if args.init_from is not None:
             begin_with(unet, args.init_from, list(contract.classes))
@@ -200,13 +203,14 @@ def begin_with(unet: Any, path: Path, classes: list[str]) -> None:
         UserError: no such checkpoint, or one of another form.
     """
     from ldm.checkpoint_file import load_ldm
-    from training.warm_start import CLASS_TABLE, fitted_classes, take_weights
+    from training.warm_start import CLASS_TABLE, FIRST_LAYER, fitted_classes, fitted_inputs, take_weights
 
     pipeline, _ = load_ldm(path)
-    weights = pipeline.unet.state_dict()
-    fresh = unet.state_dict()[CLASS_TABLE]
-    weights[CLASS_TABLE] = fitted_classes(weights[CLASS_TABLE], pipeline.class_names, fresh, classes)
-    take_weights(unet, weights, path, "latent channels and widths of the UNet")
+    weights, fresh = pipeline.unet.state_dict(), unet.state_dict()
+    weights[CLASS_TABLE] = fitted_classes(weights[CLASS_TABLE], pipeline.class_names, fresh[CLASS_TABLE], classes)
+    if pipeline.unet.config.out_channels == unet.config.out_channels:  # one that was not told the Doppler may be now
+        weights[FIRST_LAYER] = fitted_inputs(weights[FIRST_LAYER], fresh[FIRST_LAYER])
+    take_weights(unet, weights, path, "latent channels, widths and --no_doppler_planes of the UNet")
 
 
 if __name__ == "__main__":

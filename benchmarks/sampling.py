@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import side_by_side
@@ -30,7 +30,7 @@ from evaluation.fidelity import kernel_distance
 from evaluation.gain import Judge, Study
 from evaluation.images import ImageSet, from_folder
 from ldm.checkpoint_file import load_ldm
-from ldm.diffusion import noise_schedule
+from ldm.diffusion import noise_schedule, planes_told, with_doppler
 from ldm.pipeline import SpectrogramPipeline, image_generator
 from ldm.samplers import make_sampler
 from training.arguments import existing_dir, existing_file, positive_int, real, run_script
@@ -96,10 +96,11 @@ def guidance_costs(pipeline: SpectrogramPipeline, batch: int, rounds: int) -> di
     noise = pipeline.prepare_latents(batch, None)
     timestep, labels = torch.tensor(500, device=device), torch.zeros(batch, dtype=torch.int64, device=device)
     null = torch.full_like(labels, len(pipeline.class_names))
-    unet: nn.Module = pipeline.unet
+    unet = pipeline.unet
+    told = with_doppler(noise, planes_told(unet))
     ways = {
         "one call": lambda: pipeline._predict(noise, timestep, labels, null, 2.0),
-        "two calls": lambda: [unet(noise, timestep, class_labels=which).sample for which in (labels, null)],
+        "two calls": lambda: [unet(told, timestep, class_labels=which).sample for which in (labels, null)],
     }
     with torch.no_grad():
         return side_by_side.measure(ways, rounds)

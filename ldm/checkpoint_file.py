@@ -16,6 +16,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic reads typing's 
 
 from dataset import DataContract
 from errors import UserError
+from ldm.diffusion import planes_told
 from ldm.latents import shrink
 from ldm.pipeline import SpectrogramPipeline, trained_pipeline
 from training import checkpoint
@@ -82,7 +83,8 @@ def _check_parts(payload: LDMFile, unet: UNet2DModel, vqgan: CustomVQGAN) -> Non
     if payload["latent_size"] != tuple(side // vqgan.factor for side in contract.padded_size):
         raise ValueError("latent_size is not that of the images")
     channels = vqgan.config.latent_channels
-    if (unet.config.in_channels, unet.config.out_channels) != (channels, channels):
+    planes_told(unet)
+    if unet.config.out_channels != channels:
         raise ValueError("the UNet and stage 1 have different numbers of latent channels")
     if unet.config.num_class_embeds != len(contract.classes) + 1:
         raise ValueError("the UNet knows another number of classes than the data contract")

@@ -1,10 +1,12 @@
 """The diffusion process: noise schedule, the network that undoes it, and its training loss.
 
-Legend: B batch, D latent channels, (h, w) padded latent grid, K classes, T training timesteps.
+Legend: B batch, D latent channels, (h, w) padded latent grid, K classes, T training timesteps, P planes
+of the Doppler.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +15,7 @@ from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 
 TRAIN_TIMESTEPS = 1000
+DOPPLER_PLANES = 7  # the Doppler itself, and three octaves of sines and cosines
 
 
 def build_unet(
@@ -24,6 +27,7 @@ def build_unet(
     attention_levels: int,
     dropout: float,
     norm_num_groups: int = 32,
+    doppler_planes: int = 0,
 ) -> UNet2DModel:
     """A class-conditional ``UNet2DModel``; class id K (the last embedding) is "no class".
 
@@ -36,13 +40,14 @@ def build_unet(
         attention_levels: how many of the coarsest levels have self-attention.
         dropout: in the residual blocks.
         norm_num_groups: groups of the group norms; divides every width.
+        doppler_planes: P, inputs beside the latents, for ``with_doppler``.
     """
     levels = len(block_out_channels)
     attended = [level >= levels - attention_levels for level in range(levels)]
     widths = list(zip(block_out_channels, attended, strict=True))
     return UNet2DModel(
         sample_size=latent_size,
-        in_channels=latent_channels,
+        in_channels=latent_channels + doppler_planes,
         out_channels=latent_channels,
         block_out_channels=tuple(block_out_channels),
         layers_per_block=layers_per_block,
@@ -53,6 +58,30 @@ def build_unet(
         norm_num_groups=norm_num_groups,
         num_class_embeds=num_classes + 1,
     )
+
+
+def planes_told(unet: UNet2DModel) -> int:
+    """P, how many planes ``unet`` takes beside the latents. Raises ``ValueError`` where it cannot be that."""
+    planes = unet.config.in_channels - unet.config.out_channels
+    if planes < 0 or (planes and planes % 2 == 0):
+        raise ValueError(f"a UNet of {unet.config.in_channels} inputs does not denoise {unet.config.out_channels}")
+    return planes
+
+
+def with_doppler(noisy: Tensor, planes: int) -> Tensor:
+    """Noisy latents, and beside them what tells each row its Doppler. (B, D, h, w) -> (B, D + P, h, w).
+
+    To a convolution an image moved along Doppler is the same image; to a radar it is another velocity, and what stands
+    still has one row to be in. The first plane falls evenly from 1, the first row, to -1 (CoordConv, Liu et al. 2018);
+    sines and cosines of it, each octave twice as fast, tell neighbouring rows apart (Tancik et al. 2020).
+    """
+    if not planes:
+        return noisy
+    batch, _, rows, columns = noisy.shape
+    doppler = torch.linspace(1.0, -1.0, rows, device=noisy.device)
+    octaves = math.pi * doppler * 2.0 ** torch.arange(planes // 2, device=noisy.device)[:, None]
+    told = torch.cat([doppler[None], octaves.sin(), octaves.cos()]).to(noisy.dtype)
+    return torch.cat([noisy, told[None, :, :, None].expand(batch, -1, -1, columns)], dim=1)
 
 
 def noise_schedule() -> DDPMScheduler:
@@ -90,6 +119,7 @@ def diffusion_loss(
     timesteps: Tensor,
     noise: Tensor,
     min_snr_gamma: float,
+    doppler_planes: int = 0,
 ) -> Tensor:
     """Loss of each item, min-SNR weighted (Hang et al. 2023). -> (B,).
 
@@ -99,10 +129,11 @@ def diffusion_loss(
         labels: (B,) int64, K where dropped.
         timesteps: (B,) int64 in [0, T).
         min_snr_gamma: the weight is min(snr, gamma) / (snr + 1), the form for v-prediction.
+        doppler_planes: P, that ``unet`` takes.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    predicted = unet(noisy, timesteps, class_labels=labels).sample
+    predicted = unet(with_doppler(noisy, doppler_planes), timesteps, class_labels=labels).sample
     snr = compute_snr(scheduler, timesteps)
     weight = snr.clamp(max=min_snr_gamma) / (snr + 1)
     return weight * (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dataset import DataContract
 from ldm.checkpoint_file import KIND
-from ldm.diffusion import diffusion_loss, dropped_labels, noise_schedule, spread_timesteps
+from ldm.diffusion import diffusion_loss, dropped_labels, noise_schedule, planes_told, spread_timesteps
 from ldm.latents import CachedLatents, LatentNormaliser, LatentSet, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator, trained_pipeline
 from run_pictures import sheets
@@ -116,6 +116,7 @@ class LDMTask(SavedParts):
         self.normaliser = normaliser
         self.latent_size = tuple(cached.train.latents.shape[-2:])
         self.multiple = 2 ** (len(unet.config.block_out_channels) - 1)
+        self._doppler_planes = planes_told(unet)
         self.decisive = "loss" if len(cached.val) else None
         self.raw_unet = unet.to(accelerator.device)
         if options.gradient_checkpointing:
@@ -205,6 +206,7 @@ class LDMTask(SavedParts):
                 timesteps.to(device),
                 noise.to(device, non_blocking=True),
                 self.options.min_snr_gamma,
+                self._doppler_planes,
             )
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset import DataContract, tensor_to_images
-from ldm.diffusion import noise_schedule
+from ldm.diffusion import noise_schedule, planes_told, with_doppler
 from ldm.latents import LatentNormaliser, pad_to_multiple
 from ldm.samplers import check_solver, check_start, make_sampler
 from training.order import mix_seed
@@ -126,7 +126,7 @@ class SpectrogramPipeline(DiffusionPipeline):
         float32 whatever the networks' precision, so that the same generators give the same images in each.
         """
         h, w = self.latent_size
-        shape = (number, self.unet.config.in_channels, h, w)
+        shape = (number, self.unet.config.out_channels, h, w)
         device = self._execution_device
         noise = randn_tensor(shape, generator, device, torch.float32)
         padded = pad_to_multiple(noise, 2 ** (len(self.unet.config.block_out_channels) - 1))
@@ -248,10 +248,10 @@ class SpectrogramPipeline(DiffusionPipeline):
 
         The solver's state stays float32 around networks of any precision: it adds up many small differences.
         """
-        dtype = self.unet.dtype
+        inputs = with_doppler(inputs, planes_told(self.unet)).to(self.unet.dtype)
         if scale == 1.0:
-            return self.unet(inputs.to(dtype), timestep, class_labels=labels).sample.float()
-        twice = inputs.repeat(2, 1, 1, 1).to(dtype)
+            return self.unet(inputs, timestep, class_labels=labels).sample.float()
+        twice = inputs.repeat(2, 1, 1, 1)
         both = self.unet(twice, timestep, class_labels=torch.cat([labels, null])).sample.float()
         conditional, unconditional = both.chunk(2)
         return unconditional + scale * (conditional - unconditional)

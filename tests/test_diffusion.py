@@ -15,7 +15,9 @@ from ldm.diffusion import (
     diffusion_loss,
     dropped_labels,
     noise_schedule,
+    planes_told,
     spread_timesteps,
+    with_doppler,
 )
 from ldm.latents import LatentNormaliser, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator
@@ -46,7 +48,7 @@ class GaussianDenoiser(nn.Module):
         self.means = nn.Parameter(torch.tensor(means), requires_grad=False)
         self.deviation = deviation
         self.kept = noise_schedule().alphas_cumprod
-        self.config = SimpleNamespace(block_out_channels=(1, 1), in_channels=2, sample_size=side)
+        self.config = SimpleNamespace(block_out_channels=(1, 1), in_channels=2, out_channels=2, sample_size=side)
         self.dtype = torch.float32
         self.asked: list[tuple[float, int]] = []
 
@@ -134,6 +136,45 @@ def test_loss_of_a_known_prediction_is_the_min_snr_weighted_distance_to_v():
     snr = kept / (1 - kept)
     expected = np.minimum(snr, 5.0) / (snr + 1) * ((guess.numpy() - target) ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(loss.numpy(), expected, rtol=5e-3, atol=1e-8)
+
+
+def test_every_row_is_told_its_doppler_and_every_column_the_same():
+    noisy = torch.randn(2, 3, 9, 4, generator=torch.Generator().manual_seed(0))
+    told = with_doppler(noisy, 7)
+    assert torch.equal(told[:, :3], noisy) and with_doppler(noisy, 0) is noisy
+    doppler = 1 - np.arange(9) / 4
+    octaves = np.pi * doppler * np.array([[1], [2], [4]])
+    expected = np.concatenate([doppler[None], np.sin(octaves), np.cos(octaves)])
+    np.testing.assert_allclose(told[:, 3:].numpy(), np.tile(expected[None, :, :, None], (2, 1, 1, 4)), atol=1e-5)
+    assert len(np.unique(told[0, 3:, :, 0].numpy().round(4), axis=1).T) == 9, "no two rows may be told the same"
+    assert with_doppler(noisy.bfloat16(), 7).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("inputs", "planes"), [(4, 0), (5, 1), (11, 7), (3, None), (6, None)])
+def test_what_a_unet_is_told_beside_its_latents_is_read_from_its_form(inputs, planes):
+    unet = SimpleNamespace(config=SimpleNamespace(in_channels=inputs, out_channels=4))
+    if planes is not None:
+        assert planes_told(unet) == planes
+        return
+    with pytest.raises(ValueError, match=f"a UNet of {inputs} inputs does not denoise 4"):
+        planes_told(unet)
+
+
+def test_loss_and_sampler_tell_the_doppler_to_a_unet_that_takes_it(vqgan):
+    torch.manual_seed(0)
+    unet = build_unet(2, (8, 8), 2, (32, 32), 1, 1, 0.0, doppler_planes=7).eval()
+    pipeline, noise = pipeline_for(vqgan, unet, "dpm++"), torch.randn(2, 2, 8, 8)
+    step, labels = torch.tensor(999), torch.zeros(2, dtype=torch.int64)
+    with torch.no_grad():
+        told = unet(with_doppler(noise, 7), step, class_labels=labels).sample
+        torch.testing.assert_close(pipeline._predict(noise, step, labels, labels, 1.0), told)
+        steps = step.expand(2)  # where v is minus the latents and what is noisy is the noise
+        loss = diffusion_loss(unet, noise_schedule(), torch.zeros_like(noise), labels, steps, noise, 5.0, 7)
+        snr = noise_schedule().alphas_cumprod[-1] / (1 - noise_schedule().alphas_cumprod[-1])
+        target = noise_schedule().alphas_cumprod[-1].sqrt() * noise
+    expected = snr / (snr + 1) * (told - target).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(loss, expected, rtol=1e-2, atol=1e-9)
+    assert draw(pipeline, [0], [0], num_inference_steps=2).shape == (1, 2, 8, 8)
 
 
 def test_labels_are_dropped_at_the_asked_rate():

@@ -230,6 +230,18 @@ def test_other_settings_are_refused_by_name_and_restart_begins_again(trained, tm
     assert not (folder / "wandb_id.txt").exists()
 
 
+def test_a_run_begun_before_a_flag_came_goes_on_as_it_was_begun(trained, tmp_path):
+    folder, command = tmp_path / "run", (trained.data, trained.vqgan, tmp_path / "run")
+    assert run_ldm(*command, "--no_doppler_planes", "--epochs", "1") == 0
+    begun = json.loads((folder / "arguments.json").read_text())
+    del begun["no_doppler_planes"]
+    (folder / "arguments.json").write_text(json.dumps(begun))
+    with pytest.raises(UserError, match="holds a run with other settings .--no_doppler_planes was True, is False"):
+        run_ldm(*command, "--epochs", "2")
+    assert run_ldm(*command, "--no_doppler_planes", "--epochs", "2") == 0
+    assert metrics(folder)[-1]["step"] == 6
+
+
 def test_more_epochs_keep_codebook_and_critic_as_they_are(trained, tmp_path, monkeypatch):
     """With 30 epochs critic and codebook would begin at steps 27 and 9: neither may sleep or begin anew."""
     from vqvae.quantizer import SpectrogramQuantizer

@@ -7,7 +7,7 @@ import torch
 from tiny import make_images, run_ldm, run_vqgan
 
 from errors import UserError
-from training.warm_start import CLASS_TABLE, fitted_classes
+from training.warm_start import CLASS_TABLE, FIRST_LAYER, fitted_classes
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 STILL = ("--lr", "1e-9", "--epochs", "1")  # so that what is written is what it began with
@@ -56,10 +56,24 @@ def test_class_embeddings_follow_their_names_and_new_classes_have_their_own():
     assert found.tolist() == [table[2].tolist(), fresh[1].tolist(), table[0].tolist(), table[3].tolist()]
 
 
+def test_a_network_that_was_not_told_the_doppler_begins_as_it_was_and_may_learn_it(trained, tmp_path):
+    untold, told = tmp_path / "untold", tmp_path / "told"
+    assert run_ldm(trained.data, trained.vqgan, untold, *STILL, "--no_doppler_planes") == 0
+    before = weights_of(untold / "ldm_epoch_1.pt")[FIRST_LAYER]
+    assert run_ldm(trained.data, trained.vqgan, told, *STILL, "--init_from", untold / "ldm_epoch_1.pt") == 0
+    after = weights_of(told / "ldm_epoch_1.pt")[FIRST_LAYER]
+    latents = before.shape[1]
+    assert after.shape[1] == latents + 7
+    torch.testing.assert_close(after[:, :latents], before, atol=1e-6, rtol=0)
+    assert float(after[:, latents:].abs().max()) < 1e-6
+    with pytest.raises(UserError, match=r"conv_in.weight is .* same latent channels, widths and --no_doppler_planes"):
+        run_ldm(trained.data, trained.vqgan, tmp_path / "c", "--no_doppler_planes", "--init_from", trained.ldm)
+
+
 def test_another_form_is_refused_with_the_flags_that_make_it(trained, tmp_path):
     with pytest.raises(UserError, match=r"--init_from .*vqgan_epoch_3.pt: its .* same --in_channels"):
         run_vqgan(trained.data, tmp_path / "a", "--block_out_channels", "32", "32", "--init_from", trained.vqgan)
-    with pytest.raises(UserError, match=r"--init_from .*: its .* is .* both need the same latent channels and widths"):
+    with pytest.raises(UserError, match=r"--init_from .*: its .* is .* both need the same latent channels, widths"):
         run_ldm(trained.data, trained.vqgan, tmp_path / "b", "--unet_channels", "32", "64", "--init_from", trained.ldm)
     with pytest.raises(UserError, match="expected a vqgan checkpoint, found a ldm one"):
         run_vqgan(trained.data, tmp_path / "c", "--init_from", trained.ldm)

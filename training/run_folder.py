@@ -46,15 +46,17 @@ class RunFolder:
         """Where pictures go."""
         return self.path / "pictures"
 
-    def check_same_run(self, arguments: dict[str, Any], may_change: set[str]) -> None:
+    def check_same_run(self, arguments: dict[str, Any], may_change: set[str], implied: dict[str, Any]) -> None:
         """Compare with ``arguments.json`` of the run found here, then write the new ones.
+
+        ``implied`` are the settings of runs that were begun before there were flags for them.
 
         Raises:
             UserError: a flag outside ``may_change`` differs, so resuming would mix two runs.
         """
         path = self.path / "arguments.json"
         if self.state_path.exists() and path.exists():
-            before = files.read_object(path, "start over with --restart")
+            before = implied | files.read_object(path, "start over with --restart")
             changed = [
                 f"--{name} was {before[name]}, is {value}"
                 for name, value in arguments.items()

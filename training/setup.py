@@ -33,6 +33,7 @@ MAY_CHANGE = {
     "gradient_checkpointing",
     "compile",
 }
+BEFORE_FLAGS = {"no_doppler_planes": True}  # as runs were before the flag came; they go on if it is given
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str) -> None:
@@ -156,7 +157,7 @@ def held_run_folder(args: argparse.Namespace) -> Iterator[Any]:
             folder.hold()
             if args.restart:
                 folder.clear()
-            folder.check_same_run(plain(args), MAY_CHANGE)
+            folder.check_same_run(plain(args), MAY_CHANGE, BEFORE_FLAGS)
         processes.wait()
         yield folder
     finally:

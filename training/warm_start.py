@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from errors import UserError
 
 CLASS_TABLE = "class_embedding.weight"  # of diffusers' UNet2DModel; the last row is "no class"
+FIRST_LAYER = "conv_in.weight"  # of the same
 
 
 def take_weights(module: nn.Module, weights: dict[str, Tensor], source: Path, flags: str) -> None:
@@ -33,6 +34,20 @@ def take_weights(module: nn.Module, weights: dict[str, Tensor], source: Path, fl
                 f"same {flags}"
             )
     module.load_state_dict({**own, **weights})
+
+
+def fitted_inputs(weight: Tensor, fresh: Tensor) -> Tensor:
+    """The first layer's weights for more inputs than they know: the others have no say at first.
+
+    Args:
+        weight: (F, C, 3, 3).
+        fresh: (F, C', 3, 3), as a new network has them.
+
+    Returns:
+        (F, C', 3, 3), or ``weight`` as it is where C' is no more than C.
+    """
+    missing = max(0, fresh.shape[1] - weight.shape[1])
+    return nn.functional.pad(weight, (0, 0, 0, 0, 0, missing))
 
 
 def fitted_classes(table: Tensor, known: list[str], fresh: Tensor, wanted: list[str]) -> Tensor:
