@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import diffusion_classifier, growth, operators, roofline, side_by_side, where_lost
+from benchmarks import diffusion_classifier, growth, operators, roofline, side_by_side, still_line, where_lost
 from benchmarks.side_by_side import Cost
 from benchmarks.step_cost import LiveTensors, Products
 from errors import UserError
@@ -123,6 +123,21 @@ def test_stage_1_gives_back_images_that_its_factor_does_not_divide(trained):
     padded = torch.cat([images, images[:, :, -1:]], 2)
     padded = torch.cat([padded, *[padded[..., -1:]] * (-17 % model.factor)], 3)
     assert torch.equal(found, model.reconstruct(padded)[0][:, :, :15, :17])
+
+
+def test_a_line_that_breaks_and_one_that_is_elsewhere_are_told_apart():
+    real = 0.3 * torch.rand(50, 1, 64, 40, generator=torch.Generator().manual_seed(0)) - 1
+    real[:, :, 20] = 0.9
+    samples = real.clone()
+    samples[:10, :, 20, :20] = -1  # broken half of the time
+    samples[5:10, :, 40, :20] = 0.9  # which in five of them is another line
+    samples[10:20, :, 20] = 0.82  # dimmer, by less than a twentieth of the range
+    samples[20:30, :, 20], samples[20:30, :, 21] = -1, 0.9  # one row down
+    samples[30:40, :, 20, 0] = -1  # one column of forty
+    assert still_line.still_row(samples) == 20
+    assert still_line.shares(real, 20, still_line.brightness(real, 20)) == (0, 0, 0)
+    found = still_line.shares(samples, 20, still_line.brightness(real, 20))
+    assert found == pytest.approx((10 / 50 / 2 + 10 / 50 / 40, 10 / 50, 5 / 50))
 
 
 def test_images_that_judge_must_not_be_among_those_that_were_learned(trained, monkeypatch):

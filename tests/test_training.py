@@ -236,7 +236,7 @@ def test_a_run_begun_before_a_flag_came_goes_on_as_it_was_begun(trained, tmp_pat
     begun = json.loads((folder / "arguments.json").read_text())
     del begun["no_doppler_planes"]
     (folder / "arguments.json").write_text(json.dumps(begun))
-    with pytest.raises(UserError, match="holds a run with other settings .--no_doppler_planes was True, is False"):
+    with pytest.raises(UserError, match=r"holds a run with other settings \(--no_doppler_planes was True, is False"):
         run_ldm(*command, "--epochs", "2")
     assert run_ldm(*command, "--no_doppler_planes", "--epochs", "2") == 0
     assert metrics(folder)[-1]["step"] == 6
