@@ -161,6 +161,7 @@ def test_the_best_denoiser_is_the_best_classifier():
         clean = mean + alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * (noisy - alpha * mean)
         return SimpleNamespace(sample=alpha * (noisy - alpha * clean) / sigma - sigma * clean)
 
+    denoiser.config = SimpleNamespace(in_channels=2, out_channels=2)
     pipeline = SimpleNamespace(class_names=["a", "b", "c"], unet=denoiser)
     errors = diffusion_classifier.misfits(pipeline, latents, [600, 800], 16)
     assert errors.shape == (2, 120, 3)
