@@ -78,6 +78,7 @@ def with_doppler(noisy: Tensor, planes: int) -> Tensor:
     if not planes:
         return noisy
     batch, _, rows, columns = noisy.shape
+    # diffusers' get_1d_sincos_pos_embed_from_grid counts tokens; whole octaves are the same on a grid of any height.
     doppler = torch.linspace(1.0, -1.0, rows, device=noisy.device)
     octaves = math.pi * doppler * 2.0 ** torch.arange(planes // 2, device=noisy.device)[:, None]
     told = torch.cat([doppler[None], octaves.sin(), octaves.cos()]).to(noisy.dtype)
