@@ -1,7 +1,7 @@
 """The diffusion process: noise schedule, the network that undoes it, and its training loss.
 
-Legend: B batch, D latent channels, (h, w) padded latent grid, K classes, T training timesteps, P planes
-of the Doppler.
+Legend: B batch, D latent channels, (h, w) padded latent grid, K classes, T training timesteps, P planes that tell the
+Doppler.
 """
 
 from __future__ import annotations
