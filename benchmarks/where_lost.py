@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import trange
 
 from evaluation.classifier import batches_of, features, train_classifier
-from evaluation.fidelity import fidelity, mean_of
+from evaluation.fidelity import fidelity, mean_of, same_mixture
 from evaluation.gain import halves
 from evaluation.images import from_folder
 from evaluation.novelty import refuse_leak
@@ -69,7 +69,16 @@ def measure() -> int:
         with trange(args.steps, desc=f"classifier of half the held-out images, {half + 1} of 2", leave=False) as bar:
             batch = batches_of(learned, None, classes, 64, None)
             network = train_classifier(args.classifier, classes, batch, args.steps, half, CPU, bar.update)
-        seen = [features(network, images, CPU) for images in (others.images, real.images, decoded, drawn.images)]
+        picks = same_mixture(others.labels, real.labels, drawn.labels)
+        seen = [
+            features(network, images[pick], CPU)
+            for images, pick in (
+                (others.images, picks[0]),
+                (real.images, picks[1]),
+                (decoded, picks[1]),
+                (drawn.images, picks[2]),
+            )
+        ]
         of_stage1.append(fidelity(*seen[:3]))
         of_both.append(fidelity(seen[0], seen[1], seen[3]))
     steps = {

@@ -14,7 +14,7 @@ from dataset import DataContract
 from evaluation import report
 from evaluation.classical import RECIPES
 from evaluation.classifier import confusion, predict
-from evaluation.fidelity import fidelity, mean_of
+from evaluation.fidelity import fidelity, mean_of, same_mixture
 from evaluation.gain import BASELINE, Study, headline, right_per_class
 from evaluation.images import ImageSet
 from evaluation.inception import Inception
@@ -68,8 +68,8 @@ def assess(
         "by_images_per_class": {"all" if k is None else str(k): study.table(k) for k in study.ks},
         "by_volume": {f"{volume:g}": study.table(None, volume) for volume in study.volumes},
         "agreement": {
-            "synthetic": _right(agreement),
-            "held_out": _right(on_held_out),
+            "synthetic": _right(agreement, on_held_out),
+            "held_out": _right(on_held_out, agreement),
             "synthetic_per_class": right_per_class(agreement),
             "held_out_per_class": right_per_class(on_held_out),
         },
@@ -135,9 +135,12 @@ def _compare(
             known = [(measuring.features(inception, part.images), part.labels) for part in (real, held_out, synthetic)]
             results["fidelity_inception"] = _fidelity([known], classes, measuring)
         results["physics"] = physics(real, held_out, synthetic, classes, radar, measuring.kinematics)
+        mixed = [
+            part.images[pick] for part, pick in zip(parts, same_mixture(*(part.labels for part in parts)), strict=True)
+        ]
         spectra = {
-            "synthetic": measuring.spectra(synthetic.images, real.images),
-            "held-out real (the floor)": measuring.spectra(held_out.images, real.images),
+            "synthetic": measuring.spectra(mixed[0], mixed[1]),
+            "held-out real (the floor)": measuring.spectra(mixed[2], mixed[1]),
         }
         bar.total = bar.n  # a class that a part lacks was passed over
     return Comparison(results, tuple(near), tuple(near_in_features), spectra)
@@ -158,21 +161,33 @@ def _setting(real: ImageSet, held_out: ImageSet, synthetic: ImageSet, contract: 
 def _fidelity(
     spaces: list[list[tuple[Tensor, Tensor]]], classes: tuple[str, ...], measuring: Measuring
 ) -> dict[str, Any]:
-    """Figures of all images, and ``per_class``, averaged over feature spaces; None for a class missing from a part.
+    """Figures over all classes, and ``per_class``, averaged over feature spaces; None for a class missing from a part.
 
-    Each space holds features and labels of real, held-out and synthetic images.
+    Each space holds features and labels of real, held-out and synthetic images. Over all classes equal mixtures of
+    them are compared.
     """
     per_class: dict[str, dict[str, Any] | None] = {}
     for label, name in enumerate(classes):
         of_class = [[found[labels == label] for found, labels in space] for space in spaces]
         there = all(len(part) for parts in of_class for part in parts)
         per_class[name] = mean_of([fidelity(*parts, measuring.compare) for parts in of_class]) if there else None
-    overall = mean_of([fidelity(*(found for found, _ in space), measuring.compare) for space in spaces])
+    mixed = [
+        [found[pick] for (found, _), pick in zip(space, same_mixture(*(labels for _, labels in space)), strict=True)]
+        for space in spaces
+    ]
+    overall = mean_of([fidelity(*parts, measuring.compare) for parts in mixed])
     return overall | {"per_class": per_class}
 
 
-def _right(matrix: Any) -> float:
-    return float(matrix.diagonal().sum() / matrix.sum())
+def _right(matrix: Tensor, other: Tensor) -> float:
+    """Share of images labelled right, mean over the classes that both confusion matrices (K, K) have images of.
+
+    Over images it would be another share for another mixture of classes: samples come in equal numbers, real images
+    seldom do. nan where no class is in both.
+    """
+    shares = zip(right_per_class(matrix), right_per_class(other), strict=True)
+    both = [share for share, there in shares if share is not None and there is not None]
+    return sum(both) / len(both) if both else float("nan")
 
 
 def _test_noise(table: dict[str, dict], held_out: int) -> str:

@@ -96,6 +96,26 @@ def compare(real: Tensor, other: Tensor) -> dict[str, float]:
     }
 
 
+def same_mixture(*labels: Tensor) -> list[Tensor]:
+    """Which images of every part to compare: of each class as many from each part as the poorest has of it.
+
+    Real sets are seldom balanced, and samples mostly are: a perfect generator's would be told from measurements by
+    the proportions of their classes alone. A class that one part lacks is left out of all. (N,) labels each.
+
+    Returns:
+        indices into every part, class after class, drawn at random from a fixed seed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    classes = sorted(set(torch.cat(labels).tolist()))
+    picks: list[list[Tensor]] = [[] for _ in labels]
+    for label in classes:
+        members = [(part == label).nonzero().squeeze(1) for part in labels]
+        number = min(map(len, members))
+        for chosen, of_class in zip(picks, members, strict=True):
+            chosen.append(of_class[torch.randperm(len(of_class), generator=generator)[:number]])
+    return [torch.cat(chosen) for chosen in picks]
+
+
 def fidelity(
     real: Tensor,
     held_out: Tensor,
@@ -104,7 +124,8 @@ def fidelity(
 ) -> dict[str, Any]:
     """Figures of ``synthetic`` against ``real`` beside those of ``held_out``, at equal numbers of images.
 
-    (N, F) features each. The floor is what a perfect generator would score. ``compare`` may remember what it found.
+    (N, F) features each. The floor is what a perfect generator would score, if all three are of one class or of one
+    mixture of classes (see ``same_mixture``). ``compare`` may remember what it found.
 
     Returns:
         ``images`` on each side; ``synthetic`` and ``floor``: see ``compare``.

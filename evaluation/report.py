@@ -345,7 +345,7 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         "<h2>Are the labels right?</h2>",
         f"<p>A classifier trained on real images alone gives {100 * agreement['synthetic']:.1f}% of the synthetic "
         f"images the label they were drawn for, and {100 * agreement['held_out']:.1f}% of held-out real images "
-        "theirs.</p>",
+        "theirs (means over the classes).</p>",
         _table(["class", "synthetic %", "held-out real %"], per_class),
         _confusion_figure(figures["matrices"], contract.classes),
         "<h2>Are they new?</h2>",
@@ -361,8 +361,9 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         _inline((folder / "closest.png").read_bytes()),
         "<h2>How near is their distribution?</h2>",
         f"<p>In the features of classifiers, each of one half of the real training images, against the other half, "
-        f"which it never saw; {fidelity['images']} images on each side, mean of both. The floor is the distance of "
-        "held-out real images: a perfect generator would reach it, and no more.</p>",
+        f"which it never saw; {fidelity['images']} images on each side, of each class as many on one as on the other, "
+        "mean of both. The floor is the distance of held-out real images: a perfect generator would reach it, and no "
+        "more.</p>",
         _table(["against real training images", "synthetic", "floor"], fidelity_rows(fidelity)),
         *_inception(results["fidelity_inception"]),
         "<p>Precision and density say whether synthetic images lie where real ones do, recall and coverage whether "

@@ -23,7 +23,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 import evaluate
 from errors import UserError
-from evaluation import gain, measuring
+from evaluation import assessment, gain, measuring
 from evaluation.classical import RECIPES, Classical
 from evaluation.classifier import (
     accuracy_and_f1,
@@ -34,7 +34,7 @@ from evaluation.classifier import (
     predict,
     train_classifier,
 )
-from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods
+from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods, same_mixture
 from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline, mean_and_interval
 from evaluation.images import ImageSet
 from evaluation.inception import Inception
@@ -189,6 +189,35 @@ def test_noise_is_far_from_real_features_and_held_out_images_are_near():
     assert found["kernel"] > floor["kernel"] + 3 * floor["kernel_sd"]
     assert found["precision"] < 0.2 < 0.6 < floor["precision"]
     assert found["coverage"] < 0.2 < 0.6 < floor["coverage"]
+
+
+def test_a_perfect_generator_reaches_the_floor_whatever_the_proportions_of_its_classes():
+    def features_of(numbers: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(2).repeat_interleave(torch.tensor(numbers))
+        return normal(sum(numbers), 4, seed) + 6.0 * labels[:, None], labels
+
+    parts = [features_of(numbers, seed) for seed, numbers in enumerate([(160, 40), (80, 20), (60, 60)])]
+    as_they_are = fidelity(*(found for found, _ in parts))
+    assert as_they_are["synthetic"]["frechet"] > 10 * as_they_are["floor"]["frechet"]
+    picks = same_mixture(*(labels for _, labels in parts))
+    mixed = fidelity(*(found[pick] for (found, _), pick in zip(parts, picks, strict=True)))
+    assert mixed["images"] == 60 + 20
+    assert mixed["synthetic"]["frechet"] < 3 * mixed["floor"]["frechet"]
+    assert mixed["synthetic"]["kernel"] < mixed["floor"]["kernel"] + 3 * mixed["floor"]["kernel_sd"]
+
+
+def test_equal_mixtures_leave_out_a_class_that_one_part_lacks():
+    picks = same_mixture(torch.tensor([0, 0, 1, 1, 1, 2]), torch.tensor([1, 0, 0, 0, 1]))
+    assert [len(pick) for pick in picks] == [4, 4]
+    assert sorted(picks[1].tolist())[0] == 0 and len(set(picks[1].tolist())) == 4
+    assert [len(pick) for pick in same_mixture(torch.tensor([0]), torch.tensor([1]))] == [0, 0]
+
+
+def test_labels_right_are_told_class_by_class_not_by_the_mixture():
+    # A classifier that knows the first class alone, before a set of mostly that class and one of both alike.
+    walk_heavy, balanced = torch.tensor([[90, 0], [10, 0]]), torch.tensor([[50, 0], [50, 0]])
+    assert assessment._right(walk_heavy, balanced) == assessment._right(balanced, walk_heavy) == 0.5
+    assert assessment._right(walk_heavy, torch.tensor([[5, 0], [0, 0]])) == 1.0, "one class in common"
 
 
 def test_neighbourhoods_by_hand():
