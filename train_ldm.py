@@ -72,6 +72,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--weight_decay", type=weight, default=0.01, help="of AdamW")
     group.add_argument("--label_dropout", type=fraction, default=0.1, help="share of items trained without class")
     group.add_argument("--min_snr_gamma", type=positive_real, default=5.0, help="cap of the loss weight, as an SNR")
+    group.add_argument(
+        "--noise_shift",
+        type=positive_real,
+        default=None,
+        help="how many times stronger than the cosine schedule's the noise is (default: latents a side / 16)",
+    )
     group.add_argument("--ema_decay", type=real(0, 0.99999), default=0.999, help="of the averaged weights")
     group.add_argument("--max_grad_norm", type=positive_real, default=1.0, help="gradients are clipped to this norm")
     group.add_argument("--guidance_scale", type=weight, default=1.5, help="of the pictures drawn while training")

@@ -51,7 +51,7 @@ def latents_of(pipeline: SpectrogramPipeline, images: Tensor) -> Tensor:
 @torch.no_grad()
 def misfits(pipeline: SpectrogramPipeline, latents: Tensor, timesteps: Sequence[int], noises: int) -> Tensor:
     """Mean squared error of the predicted v under every label. (N, D, h, w) -> (T, N, K)."""
-    scheduler, generator = noise_schedule(), torch.Generator().manual_seed(0)
+    scheduler, generator = noise_schedule(pipeline.noise_shift), torch.Generator().manual_seed(0)
     labels = range(len(pipeline.class_names))
     found = torch.zeros(len(timesteps), len(latents), len(labels))
     with tqdm(total=len(timesteps) * noises * len(labels), desc="denoising with every label", leave=False) as bar:

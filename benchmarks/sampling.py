@@ -74,7 +74,7 @@ class Ruler:
 def draw(pipeline: SpectrogramPipeline, way: Way, labels: list[int], seed: int, scale: float, batch: int) -> Tensor:
     """An image (C, H, W) of every label, (N, C, H, W) in [-1, 1]."""
     solver, steps = way
-    pipeline.scheduler = make_sampler(solver, noise_schedule())
+    pipeline.scheduler = make_sampler(solver, noise_schedule(pipeline.noise_shift))
     height, width = pipeline.contract.image_size
     images = []
     for first in range(0, len(labels), batch):

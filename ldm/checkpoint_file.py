@@ -44,6 +44,7 @@ class LDMFile(TypedDict):
     vqgan: Stage1Part
     latent_statistics: LatentStatistics
     latent_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    noise_shift: NotRequired[Annotated[float, Field(gt=0)]]  # 1 in files from before it was there
     contract: DataContract
     references: checkpoint.StoredTensor
     reference_labels: checkpoint.StoredTensor
@@ -71,7 +72,8 @@ def load_ldm(path: Path, vqgan_path: Path | None = None) -> tuple[SpectrogramPip
             if checkpoint.state_digest(vqgan.state_dict()) != payload["identity"]["vqgan"]:
                 raise UserError(f"--vqgan_path {vqgan_path}: is not the stage 1 that {path} was trained on")
         _check_parts(payload, unet, vqgan)
-        pipeline = trained_pipeline(vqgan, unet, payload["contract"], payload["latent_statistics"])
+        shift = payload.get("noise_shift", 1.0)
+        pipeline = trained_pipeline(vqgan, unet, payload["contract"], payload["latent_statistics"], shift)
     return pipeline, payload
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 TRAIN_TIMESTEPS = 1000
 DOPPLER_PLANES = 7  # the Doppler itself, and three octaves of sines and cosines
+UNSHIFTED_SIDE = 16  # latents a side, up to which the noise is as strong as the cosine schedule has it
 
 
 def build_unet(
@@ -85,18 +86,35 @@ def with_doppler(noisy: Tensor, planes: int) -> Tensor:
     return torch.cat([noisy, told[None, :, :, None].expand(batch, -1, -1, columns)], dim=1)
 
 
-def noise_schedule() -> DDPMScheduler:
+def noise_shift_for(latent_size: Sequence[int]) -> float:
+    """How many times stronger the noise has to be on a grid of (h, w) latents, 1 up to 16x16.
+
+    What all latents of a grid have in common, such as the level of the noise floor, shows through independent noise
+    the longer the more of them there are. Noise as many times stronger as the grid is larger along a side hides it
+    as long as on the small grid (Hoogeboom et al. 2023).
+    """
+    return max(1.0, math.sqrt(math.prod(latent_size)) / UNSHIFTED_SIDE)
+
+
+def noise_schedule(noise_shift: float = 1.0) -> DDPMScheduler:
     """The forward process: cosine schedule (Nichol & Dhariwal 2021), v-prediction (Salimans & Ho 2022).
 
-    The cosine schedule ends in pure noise, which v-prediction survives and sampling then starts from.
+    The cosine schedule ends in pure noise, which v-prediction survives and sampling then starts from. At every
+    timestep the noise is ``noise_shift`` times as strong beside the latents as there.
     """
-    return DDPMScheduler(
+    common = dict(
         num_train_timesteps=TRAIN_TIMESTEPS,
-        beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
         clip_sample=False,
         timestep_spacing="trailing",
     )
+    cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2", **common)
+    if noise_shift == 1.0:
+        return cosine
+    kept = cosine.alphas_cumprod.double()
+    kept = kept / (kept + noise_shift**2 * (1 - kept))
+    before = torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
+    return DDPMScheduler(trained_betas=(1 - kept / before).tolist(), **common)
 
 
 def spread_timesteps(number: int, generator: torch.Generator) -> Tensor:
@@ -121,6 +139,7 @@ def diffusion_loss(
     noise: Tensor,
     min_snr_gamma: float,
     doppler_planes: int = 0,
+    noise_shift: float = 1.0,
 ) -> Tensor:
     """Loss of each item, min-SNR weighted (Hang et al. 2023). -> (B,).
 
@@ -131,10 +150,13 @@ def diffusion_loss(
         timesteps: (B,) int64 in [0, T).
         min_snr_gamma: the weight is min(snr, gamma) / (snr + 1), the form for v-prediction.
         doppler_planes: P, that ``unet`` takes.
+        noise_shift: of ``scheduler``. In the weight's minimum stands the ratio without it, so that a timestep counts
+            as much on a large grid as on a small one: by the ratio of single latents, those timesteps where what
+            all have in common is decided would hardly count.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     predicted = unet(with_doppler(noisy, doppler_planes), timesteps, class_labels=labels).sample
     snr = compute_snr(scheduler, timesteps)
-    weight = snr.clamp(max=min_snr_gamma) / (snr + 1)
+    weight = (noise_shift**2 * snr).clamp(max=min_snr_gamma) / (snr + 1)
     return weight * (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))

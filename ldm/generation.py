@@ -188,7 +188,7 @@ def generate(
         sieves: what may refuse an image, which is then drawn again.
     """
     contract = payload["contract"]
-    pipeline.scheduler = make_sampler(options.sampler, noise_schedule())
+    pipeline.scheduler = make_sampler(options.sampler, noise_schedule(pipeline.noise_shift))
     pipeline.set_progress_bar_config(disable=True)  # images are counted, not steps
     generator = Generator(pipeline, payload, options, sieves)
     form = file_format_of(options, contract)

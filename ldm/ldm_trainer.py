@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dataset import DataContract
 from ldm.checkpoint_file import KIND
-from ldm.diffusion import diffusion_loss, dropped_labels, noise_schedule, planes_told, spread_timesteps
+from ldm.diffusion import diffusion_loss, dropped_labels, noise_schedule, noise_shift_for, planes_told, spread_timesteps
 from ldm.latents import CachedLatents, LatentNormaliser, LatentSet, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator, trained_pipeline
 from run_pictures import sheets
@@ -51,6 +51,7 @@ class LDMOptions:
         weight_decay: of AdamW.
         label_dropout: share of items trained without their class, for classifier-free guidance.
         min_snr_gamma: see ``diffusion_loss``.
+        noise_shift: see ``noise_schedule``; None: as the latent grid asks for.
         ema_decay: of the averaged weights.
         max_grad_norm: gradients are clipped to it.
         guidance_scale: of the sample pictures.
@@ -65,6 +66,7 @@ class LDMOptions:
     weight_decay: float = 0.01
     label_dropout: float = 0.1
     min_snr_gamma: float = 5.0
+    noise_shift: float | None = None
     ema_decay: float = 0.999
     max_grad_norm: float = 1.0
     guidance_scale: float = 1.5
@@ -131,7 +133,8 @@ class LDMTask(SavedParts):
         self.schedule = learning_rate_schedule(
             self.optimizer.optimizer, options.lr_schedule, int(options.warmup * total_steps), total_steps
         )
-        self.noise_schedule = noise_schedule()
+        self.noise_shift = options.noise_shift or noise_shift_for(self.latent_size)
+        self.noise_schedule = noise_schedule(self.noise_shift)
         self._figures: dict[str, float] = {}
         self._figures_step = -1
 
@@ -207,6 +210,7 @@ class LDMTask(SavedParts):
                 noise.to(device, non_blocking=True),
                 self.options.min_snr_gamma,
                 self._doppler_planes,
+                self.noise_shift,
             )
 
     @torch.no_grad()
@@ -242,7 +246,8 @@ class LDMTask(SavedParts):
 
     def pipeline(self) -> SpectrogramPipeline:
         """The sampler around the current weights."""
-        pipeline = trained_pipeline(self.vqgan, self.raw_unet, self.contract, self._latent_statistics())
+        parts = (self.vqgan, self.raw_unet, self.contract, self._latent_statistics())
+        pipeline = trained_pipeline(*parts, self.noise_shift)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -319,6 +324,7 @@ class LDMTask(SavedParts):
             },
             "latent_statistics": self._latent_statistics(),
             "latent_size": list(self.latent_size),
+            "noise_shift": self.noise_shift,
             "contract": self.contract.to_dict(),
             "references": self.cached.references,
             "reference_labels": self.cached.train.labels,

@@ -46,6 +46,7 @@ class SpectrogramPipeline(DiffusionPipeline):
         scheduler: exchangeable for every solver that ``ldm.samplers.check_solver`` lets pass.
         contract: of the training data, ``DataContract.to_dict``.
         latent_statistics: mean and deviation of the training latents, D floats each.
+        noise_shift: of the noise that ``unet`` learned to undo, see ``ldm.diffusion.noise_schedule``.
 
     Raises:
         ValueError: contract or statistics are missing, or do not belong to ``vqvae``.
@@ -65,12 +66,14 @@ class SpectrogramPipeline(DiffusionPipeline):
         # diffusers 0.35 knows neither ``X | None`` nor strings.
         contract: Optional[dict[str, Any]] = None,  # noqa: UP045
         latent_statistics: Optional[dict[str, Any]] = None,  # noqa: UP045
+        noise_shift: float = 1.0,
     ) -> None:
         super().__init__()
         if contract is None or latent_statistics is None:
             raise ValueError("a pipeline needs the contract of its data and the statistics of its latents")
         self.register_modules(vqvae=vqvae, unet=unet, scheduler=scheduler)
-        self.register_to_config(contract=contract, latent_statistics=latent_statistics)
+        self.register_to_config(contract=contract, latent_statistics=latent_statistics, noise_shift=noise_shift)
+        self.noise_shift = noise_shift
         self.contract = DataContract.from_dict(contract)
         self.latent_statistics = latent_statistics
         self.contract.check_model(vqvae.config.in_channels, vqvae.factor)
@@ -188,7 +191,7 @@ class SpectrogramPipeline(DiffusionPipeline):
         device = self._execution_device
         latents = self.prepare_latents(len(labels), generator)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
-        check_start(self.scheduler)
+        check_start(self.scheduler, self.noise_shift)
         latents = latents * self.scheduler.init_noise_sigma
         labels = torch.tensor(labels, device=device)
         null = torch.full_like(labels, len(self.contract.classes))
@@ -241,7 +244,7 @@ class SpectrogramPipeline(DiffusionPipeline):
                 f"unknown callback_on_step_end_tensor_inputs {', '.join(unknown)}; known are "
                 f"{', '.join(self._callback_tensor_inputs)}"
             )
-        check_solver(self.scheduler)
+        check_solver(self.scheduler, self.noise_shift)
 
     def _predict(self, inputs: Tensor, timestep: Tensor, labels: Tensor, null: Tensor, scale: float) -> Tensor:
         """The network's prediction under guidance, (B, D, h', w') float32.
@@ -271,8 +274,12 @@ diffusers.SpectrogramPipeline = SpectrogramPipeline
 
 
 def trained_pipeline(
-    vqvae: CustomVQGAN, unet: UNet2DModel, contract: DataContract, latent_statistics: LatentStatistics
+    vqvae: CustomVQGAN,
+    unet: UNet2DModel,
+    contract: DataContract,
+    latent_statistics: LatentStatistics,
+    noise_shift: float,
 ) -> SpectrogramPipeline:
     """The pipeline of trained parts, with the solver that is the default everywhere."""
-    scheduler = make_sampler("dpm++", noise_schedule())
-    return SpectrogramPipeline(vqvae, unet, scheduler, contract.to_dict(), dict(latent_statistics))
+    scheduler = make_sampler("dpm++", noise_schedule(noise_shift))
+    return SpectrogramPipeline(vqvae, unet, scheduler, contract.to_dict(), dict(latent_statistics), noise_shift)

@@ -31,8 +31,12 @@ def make_sampler(name: str, training: SchedulerMixin) -> SchedulerMixin:
     return UniPCMultistepScheduler.from_config(training.config, solver_order=2, **common)
 
 
-def check_solver(scheduler: Any) -> None:
+def check_solver(scheduler: Any, noise_shift: float) -> None:
     """Refuse a scheduler that does not undo the noise that the network was trained on.
+
+    Args:
+        scheduler: anything that was put in the place of a pipeline's.
+        noise_shift: see ``ldm.diffusion.noise_schedule``.
 
     Raises:
         ValueError: in one sentence, what it does otherwise and how to make one that fits.
@@ -40,7 +44,7 @@ def check_solver(scheduler: Any) -> None:
     name = type(scheduler).__name__
     remedy = f"make it with {name}.from_config(pipe.scheduler.config)"
     kept = getattr(scheduler, "alphas_cumprod", None)
-    trained = noise_schedule()
+    trained = noise_schedule(noise_shift)
     if kept is None or not hasattr(scheduler, "init_noise_sigma"):
         raise ValueError(f"{name} is no solver of a variance-preserving process, which this model learned; use another")
     if len(kept) != len(trained.alphas_cumprod) or not torch.allclose(
@@ -58,14 +62,18 @@ def check_solver(scheduler: Any) -> None:
         raise ValueError(f"{name} needs {' and '.join(extra)} at every step, which this model has not; use another")
 
 
-def check_start(scheduler: Any) -> None:
+def check_start(scheduler: Any, noise_shift: float) -> None:
     """Refuse timesteps, already set, that begin where the latents are not pure noise yet.
+
+    Args:
+        scheduler: see ``check_solver``.
+        noise_shift: under stronger noise less is left of the signal at every timestep, and as much can be seen in it.
 
     Raises:
         ValueError: in one sentence, naming the first timestep.
     """
     first = float(scheduler.timesteps[0])
-    if scheduler.alphas_cumprod[int(first)] ** 0.5 > _LEFT_OF_THE_SIGNAL:
+    if scheduler.alphas_cumprod[int(first)] ** 0.5 > _LEFT_OF_THE_SIGNAL / noise_shift:
         raise ValueError(
             f"{type(scheduler).__name__} begins at timestep {first:g} of {len(scheduler.alphas_cumprod)}, where this "
             'model does not expect pure noise; make it with timestep_spacing="trailing"'

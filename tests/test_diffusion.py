@@ -11,10 +11,12 @@ from torch import nn
 
 from ldm.diffusion import (
     TRAIN_TIMESTEPS,
+    UNSHIFTED_SIDE,
     build_unet,
     diffusion_loss,
     dropped_labels,
     noise_schedule,
+    noise_shift_for,
     planes_told,
     spread_timesteps,
     with_doppler,
@@ -136,6 +138,41 @@ def test_loss_of_a_known_prediction_is_the_min_snr_weighted_distance_to_v():
     snr = kept / (1 - kept)
     expected = np.minimum(snr, 5.0) / (snr + 1) * ((guess.numpy() - target) ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(loss.numpy(), expected, rtol=5e-3, atol=1e-8)
+
+
+def test_a_shifted_schedule_has_noise_as_many_times_as_strong_at_every_timestep():
+    plain, shifted = noise_schedule(), noise_schedule(4.0)
+    kept, less = plain.alphas_cumprod.double(), shifted.alphas_cumprod.double()
+    ratio = (kept / (1 - kept)) / (less / (1 - less))
+    np.testing.assert_allclose(ratio[:-1].numpy(), 16.0, rtol=2e-3)
+    assert less[-1].sqrt() < 1e-3 and noise_schedule(1.0).config == plain.config
+
+
+@pytest.mark.parametrize(("size", "shift"), [((8, 20), 1.0), ((16, 16), 1.0), ((32, 32), 2.0), ((64, 64), 4.0)])
+def test_a_larger_grid_hides_what_all_its_latents_have_in_common_as_long_as_a_small_one(size, shift):
+    assert noise_shift_for(size) == shift
+    # The mean over a grid of n latents stands n times clearer before independent noise than one of them does.
+    number = max(size[0] * size[1], UNSHIFTED_SIDE**2)
+    kept = noise_schedule(shift).alphas_cumprod.double()
+    small = noise_schedule().alphas_cumprod.double()
+    np.testing.assert_allclose(
+        (number * kept / (1 - kept))[:-1], (UNSHIFTED_SIDE**2 * small / (1 - small))[:-1], rtol=2e-3
+    )
+
+
+def test_under_a_shift_a_timestep_counts_for_the_latents_as_much_as_without():
+    generator = torch.Generator().manual_seed(0)
+    latents, noise, error = (torch.randn(3, 2, 4, 4, generator=generator) for _ in range(3))
+    timesteps, labels = torch.tensor([300, 800, 970]), torch.zeros(3)
+    found = []
+    for shift in (1.0, 4.0):
+        schedule = noise_schedule(shift)
+        kept = schedule.alphas_cumprod[timesteps][:, None, None, None]
+        # A network that is wrong by ``error`` about the latents, whatever the noise.
+        guess = schedule.get_velocity(latents, noise, timesteps) - error / (1 - kept).sqrt()
+        network = lambda *_, guess=guess, **__: SimpleNamespace(sample=guess)  # noqa: E731
+        found.append(diffusion_loss(network, schedule, latents, labels, timesteps, noise, 5.0, noise_shift=shift))
+    torch.testing.assert_close(found[1], found[0], rtol=2e-2, atol=1e-6)
 
 
 def test_every_row_is_told_its_doppler_and_every_column_the_same():

@@ -33,7 +33,9 @@ def pipe(trained) -> SpectrogramPipeline:
 
 def fresh(pipe: SpectrogramPipeline, **contract) -> SpectrogramPipeline:
     """A pipeline of the same parts, perhaps of other data."""
-    made = trained_pipeline(pipe.vqvae, pipe.unet, replace(pipe.contract, **contract), pipe.latent_statistics)
+    made = trained_pipeline(
+        pipe.vqvae, pipe.unet, replace(pipe.contract, **contract), pipe.latent_statistics, pipe.noise_shift
+    )
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -73,6 +75,22 @@ def test_what_is_saved_and_loaded_draws_the_same_images_to_the_bit(pipe, form, t
         assert equal(images, again)
         if output_type == "pil":
             assert {(image.mode, image.size) for image in images} == {(mode, size)}
+
+
+def test_the_noise_that_a_model_learned_stays_with_it(pipe, tmp_path):
+    plain = fresh(pipe)
+    parts = (pipe.vqvae, pipe.unet, pipe.contract, pipe.latent_statistics)
+    shifted = trained_pipeline(*parts, 4.0)
+    shifted.set_progress_bar_config(disable=True)
+    shifted.save_pretrained(tmp_path)
+    loaded = SpectrogramPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.noise_shift == 4.0 and plain.noise_shift == 1.0
+    one, other = (found("walk", generator=generators(0), **STEPS).images for found in (shifted, loaded))
+    assert equal(one, other)
+    loaded.scheduler = plain.scheduler
+    with pytest.raises(ValueError, match="has another noise schedule than this model learned"):
+        loaded("walk", generator=generators(0), **STEPS)
 
 
 def test_pictures_have_exact_colours_and_decibels_their_unit(pipe):

@@ -33,7 +33,7 @@ MAY_CHANGE = {
     "gradient_checkpointing",
     "compile",
 }
-BEFORE_FLAGS = {"no_doppler_planes": True}  # as runs were before the flag came; they go on if it is given
+BEFORE_FLAGS = {"no_doppler_planes": True, "noise_shift": 1.0}  # of runs before the flag; they go on if it is given
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str) -> None:
