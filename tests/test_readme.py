@@ -19,7 +19,10 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md")
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if "run_script(" in path.read_text(encoding="utf-8"))
 REQUIRED, OFF, NONE = {"required", "必填"}, {"off", "关"}, {"none", "无"}
 # What stands for a default that depends on the machine.
-BY_MACHINE = {("simulate", "--workers"): {"CPU cores", "CPU 核数"}}
+COMPUTED = {  # flags whose default the machine or the data decide
+    ("simulate", "--workers"): {"CPU cores", "CPU 核数"},
+    ("train_ldm", "--noise_shift"): {"latents a side / 16, at least 1", "潜变量网格边长 / 16，至少为 1"},
+}
 
 
 def text_of(readme: str) -> str:
@@ -87,8 +90,8 @@ def flags_of(script: str) -> dict[str, argparse.Action]:
 def says_default(script: str, flag: str, action: argparse.Action, cell: str) -> bool:
     """Whether a table's cell is the default of a flag."""
     default = action.default
-    if (script, flag) in BY_MACHINE:
-        return cell in BY_MACHINE[script, flag]
+    if (script, flag) in COMPUTED:
+        return cell in COMPUTED[script, flag]
     if action.required:
         return cell in REQUIRED
     if default is None or default == []:
