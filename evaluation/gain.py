@@ -28,6 +28,7 @@ from evaluation.classifier import (
     confusion,
     predict,
     train_classifier,
+    what_a_name_stands_for,
 )
 from evaluation.images import ImageSet
 from evaluation.memory import ResultMemory
@@ -294,7 +295,9 @@ class Study:
 
     @property
     def _training(self) -> list[Any]:
-        return [TRAINING_VERSION, self.judge.network, self.judge.steps, self.judge.batch_size, self.classes]
+        judge = self.judge
+        network = what_a_name_stands_for(judge.network)
+        return [TRAINING_VERSION, *network, judge.steps, judge.batch_size, self.classes]
 
     def _key(self, case: Case, images: dict[str, str]) -> str:
         """All that a case's result depends on; new synthetic images do not change what real ones alone gave."""

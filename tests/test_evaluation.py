@@ -442,6 +442,37 @@ def test_the_users_own_classifier_is_used_and_a_bad_one_named(tmp_path):
         build_classifier(f"{tmp_path / 'other.py'}:Mine", 1, 3)
 
 
+def test_a_users_own_classifier_is_trained_anew_once_its_file_has_changed(tmp_path, monkeypatch):
+    path = tmp_path / "mine.py"
+    text = (
+        "import torch\n"
+        "class Mine(torch.nn.Module):\n"
+        "    def __init__(self, channels, classes):\n"
+        "        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(3 * channels, classes)\n"
+        "    def forward(self, images):\n"
+        "        return self.fc(images.mean(dim=(2, 3)).repeat(1, 3))\n"
+    )
+    trained: list[int] = []
+    inner = gain.train_classifier
+    monkeypatch.setattr(gain, "train_classifier", lambda *args: trained.append(1) or inner(*args))
+
+    def trained_by(source: str) -> tuple[int, int]:
+        """Classifiers that a run trains, and features of the one of real images."""
+        path.write_text(source)
+        trained.clear()
+        study = small_study(tmp_path)
+        study.judge = replace(study.judge, network=f"{path}:Mine")
+        study.run()
+        return len(trained), study.classifier_of_real().fc.in_features
+
+    everything = 2 * len(RECIPES) + 2 * len(ARMS)
+    assert trained_by(text) == (everything, 3)
+    assert trained_by(text) == (0, 3)
+    # Of the same size and within the same second, where an import would take stale bytecode.
+    assert trained_by(text.replace("3 * ch", "4 * ch").replace("(1, 3)", "(1, 4)")) == (everything, 4)
+
+
 @pytest.mark.parametrize(
     ("points", "half", "words"),
     [(5, 2, "help"), (-5, 2, "harm"), (1, 2, "No effect"), (1, 0, "No seed differs"), (1, math.nan, "one seed")],
