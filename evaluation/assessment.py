@@ -151,9 +151,15 @@ def _setting(real: ImageSet, held_out: ImageSet, synthetic: ImageSet, contract: 
         f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
         f"{len(contract.classes)} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier "
         f"{judge.network}, {judge.steps} steps of {judge.batch_size} images{share}, {len(study.seeds)} seeds. "
-        f"Classical augmentation: {study.recipes[None]}, the best of {len(RECIPES)} by cross-validation on the "
-        f"real training images. {_test_noise(study.table(None), len(held_out))}{_absent(synthetic, contract)}"
+        f"Classical augmentation: {study.recipes[None]}, {_why(study)}. "
+        f"{_test_noise(study.table(None), len(held_out))}{_absent(synthetic, contract)}"
     )
+
+
+def _why(study: Study) -> str:
+    if study.chosen_blindly(None):
+        return f"the first of {len(RECIPES)}: with one real training image per class there was nothing to choose by"
+    return f"the best of {len(RECIPES)} by cross-validation on the real training images"
 
 
 def _fidelity(

@@ -674,6 +674,16 @@ def test_classes_without_synthetic_images_are_named(folders, tmp_path):
     assert setting.endswith(" No synthetic images of <b>$x_$.")
 
 
+def test_a_recipe_that_nothing_was_there_to_choose_by_is_called_so(folders, tmp_path):
+    make_images(tmp_path / "real", 1, seed=7)
+    (tmp_path / "real" / "walk").rename(tmp_path / "real" / "<b>$x_$")
+    flags = ("--real_train", tmp_path / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic")
+    assert run(*flags, "--output_dir", tmp_path / "report") == 0
+    setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
+    first = next(iter(RECIPES))
+    assert f"Classical augmentation: {first}, the first of 5: with one real training image per class there" in setting
+
+
 def test_inceptions_distances_stand_in_the_report_where_its_weights_are_given(folders, inception_file, tmp_path):
     flags = ("--real_train", folders / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic")
     assert run(*flags, "--inception_weights", inception_file, "--output_dir", tmp_path / "report") == 0
