@@ -11,6 +11,7 @@ from training.arguments import (
     existing_dir,
     existing_file,
     fraction,
+    integer,
     output_dir,
     positive_int,
     positive_real,
@@ -36,7 +37,9 @@ def build_parser() -> Parser:
         help="small (quick), a torchvision network, or FILE.py:FUNCTION for your own",
     )
     parser.add_argument("--steps", type=positive_int, default=400, help="optimiser steps of every classifier")
-    parser.add_argument("--batch_size", type=positive_int, default=64, help="images per step")
+    parser.add_argument(  # of one image, batch normalisation has nothing to take a deviation of
+        "--batch_size", type=integer(2), default=64, help="images per step, two at least"
+    )
     parser.add_argument(
         "--k", type=positive_int, nargs="+", default=[], metavar="IMAGES", help="also with so few real ones per class"
     )

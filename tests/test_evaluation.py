@@ -736,7 +736,14 @@ def test_held_out_images_among_the_others_are_an_error(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", ["", "--real_train .", "--data_dir . --real_train . --real_test .", "--data_dir . --steps 0"]
+    "flags",
+    [
+        "",
+        "--real_train .",
+        "--data_dir . --real_train . --real_test .",
+        "--data_dir . --steps 0",
+        "--data_dir . --batch_size 1",
+    ],
 )
 def test_impossible_command_lines_end_with_code_2_and_one_line(flags, capsys):
     with pytest.raises(SystemExit) as left:
