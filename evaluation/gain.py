@@ -32,6 +32,7 @@ from evaluation.classifier import (
 from evaluation.images import ImageSet
 from evaluation.intervals import difference_and_interval, mean_and_interval
 from evaluation.memory import ResultMemory
+from evaluation.points import images_of_volume
 from spectrograms.listing import natural_key
 from training import checkpoint
 from training.order import mix_seed
@@ -282,7 +283,7 @@ class Study:
         """The synthetic training images of a case beside its ``real`` ones, class by class ``volume`` times as many."""
         if case.volume is None:
             return self.synthetic
-        numbers = (case.volume * torch.bincount(real.labels, minlength=self.classes)).round().long()
+        numbers = images_of_volume(case.volume, torch.bincount(real.labels, minlength=self.classes))
         return some_of_each_class(self.synthetic, numbers, mix_seed(case.seed, 1))
 
     def table(self, k: int | None, volume: float | None = None) -> dict[str, dict[str, Any]]:

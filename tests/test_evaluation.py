@@ -40,6 +40,7 @@ from evaluation.images import ImageSet
 from evaluation.inception import Inception
 from evaluation.intervals import difference_and_interval, mean_and_interval, share_half_interval
 from evaluation.novelty import novelty, points_of_features, points_of_images, refuse_leak
+from evaluation.points import check_points
 from evaluation.report import gain_rows
 from spectrograms.spectra import spectra_difference_db
 
@@ -383,6 +384,34 @@ def test_k_images_per_class_are_the_same_in_every_arm_and_others_with_another_se
     assert study.table(None, 2.0)["real"]["accuracies"] == study.table(None)["real"]["accuracies"]
 
 
+def labels_of(*numbers: int) -> torch.Tensor:
+    return torch.repeat_interleave(torch.arange(len(numbers)), torch.tensor(numbers))
+
+
+@pytest.mark.parametrize(
+    ("ks", "volumes", "words"),
+    [
+        ([50], [], "--k 50: class walk has 12 real training images, and none has more than 50"),
+        ([10, 60], [], "--k 60: class walk has 12"),
+        ([], [3], r"--volumes 3: no class has as many synthetic images, class walk has 0 of 36"),
+        ([], [1e300], "--volumes 1e\\+300: no class has as many"),
+        ([], [0.001], "--volumes 0.001: is not one image"),
+    ],
+)
+def test_points_that_would_be_another_under_a_name_of_their_own_are_refused(ks, volumes, words):
+    with pytest.raises(UserError, match=words):
+        check_points(labels_of(50, 12), labels_of(100, 0), ("run", "walk"), ks, volumes)
+
+
+def test_points_that_some_classes_are_too_small_for_are_measured_with_a_note():
+    real, classes = labels_of(50, 12), ("run", "walk")
+    assert check_points(real, labels_of(100, 24), classes, [5, 12], [0.5, 2]) == []
+    assert check_points(real, labels_of(100, 20), classes, [20], [2]) == [
+        "--k 20: these classes have fewer real training images and give them all: walk (12 of 20)",
+        "--volumes 2: these classes have fewer synthetic images and give them all: walk (20 of 24)",
+    ]
+
+
 def test_a_second_run_trains_only_what_changed(tmp_path, monkeypatch):
     trained: list[int] = []
     inner = gain.train_classifier
@@ -672,6 +701,29 @@ def test_classes_without_synthetic_images_are_named(folders, tmp_path):
     assert run(*flags, "--output_dir", tmp_path / "report") == 0
     setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
     assert setting.endswith(" No synthetic images of <b>$x_$.")
+
+
+def test_impossible_points_are_refused_and_uneven_ones_noted_before_anything_is_trained(
+    folders, tmp_path, monkeypatch, capsys
+):
+    def train(*_: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(gain, "train_classifier", train)
+    make_images(tmp_path / "uneven", 5, seed=3)
+    next((tmp_path / "uneven" / "walk").iterdir()).unlink()
+    (tmp_path / "uneven" / "walk").rename(tmp_path / "uneven" / "<b>$x_$")
+    flags = ("--real_train", folders / "real", "--real_test", folders / "held", "--output_dir", tmp_path / "report")
+    with pytest.raises(UserError, match=r"--k 6: class .* has 6 real training images"):
+        run(*flags, "--synthetic", folders / "synthetic", "--k", 2, 6)
+    with pytest.raises(UserError, match=r"--volumes 1: no class"):
+        run(*flags, "--synthetic", folders / "synthetic", "--volumes", 0.5, 1)
+    assert not (tmp_path / "report").exists()
+    with pytest.raises(AssertionError, match="trained"):
+        run(*flags, "--synthetic", tmp_path / "uneven", "--volumes", 0.8)
+    assert "--volumes 0.8: these classes have fewer synthetic images and give them all: <b>$x_$ (4 of 5)" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_recipe_that_nothing_was_there_to_choose_by_is_called_so(folders, tmp_path):
