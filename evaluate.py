@@ -11,6 +11,7 @@ from training.arguments import (
     existing_dir,
     existing_file,
     fraction,
+    integer,
     output_dir,
     positive_int,
     positive_real,
@@ -36,7 +37,9 @@ def build_parser() -> Parser:
         help="small (quick), a torchvision network, or FILE.py:FUNCTION for your own",
     )
     parser.add_argument("--steps", type=positive_int, default=400, help="optimiser steps of every classifier")
-    parser.add_argument("--batch_size", type=positive_int, default=64, help="images per step")
+    parser.add_argument(  # of one image, batch normalisation has nothing to take a deviation of
+        "--batch_size", type=integer(2), default=64, help="images per step, two at least"
+    )
     parser.add_argument(
         "--k", type=positive_int, nargs="+", default=[], metavar="IMAGES", help="also with so few real ones per class"
     )
@@ -85,6 +88,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from evaluation.gain import Judge, Study
     from evaluation.images import channels_of, from_dataset, from_folder
     from evaluation.novelty import refuse_leak
+    from evaluation.points import check_points
     from evaluation.report import gain_rows
     from ldm.sample_folder import contract_to_read
     from radar.metadata import RadarMetadata
@@ -126,6 +130,9 @@ def evaluate(args: argparse.Namespace) -> int:
     synthetic = from_folder(args.synthetic, contract_to_read(args.synthetic, contract), 1, "--synthetic")
     refuse_leak(held_out, real, "the real training images")
     refuse_leak(held_out, synthetic, "the synthetic images")
+    ks, volumes = sorted(set(args.k)), sorted(set(args.volumes))
+    for note in check_points(real.labels, synthetic.labels, contract.classes, ks, volumes):
+        print(note)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     study = Study(
         real,
@@ -134,8 +141,8 @@ def evaluate(args: argparse.Namespace) -> int:
         len(contract.classes),
         Judge(args.classifier, args.steps, args.batch_size, device, args.synthetic_share),
         range(args.seed, args.seed + args.seeds),
-        [*sorted(set(args.k)), None],
-        sorted(set(args.volumes)),
+        [*ks, None],
+        volumes,
         args.output_dir,
     )
     radar = RadarMetadata.load(args.data_dir or args.real_train)

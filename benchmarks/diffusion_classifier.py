@@ -25,8 +25,8 @@ from tqdm import tqdm, trange
 
 from evaluation.classical import RECIPES
 from evaluation.classifier import batches_of, train_classifier
-from evaluation.gain import mean_and_interval, plus_minus
 from evaluation.images import ImageSet, from_folder
+from evaluation.intervals import mean_and_interval, plus_minus
 from evaluation.novelty import refuse_leak
 from ldm.checkpoint_file import load_ldm
 from ldm.diffusion import TRAIN_TIMESTEPS, noise_schedule, planes_told, with_doppler

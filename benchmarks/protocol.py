@@ -4,11 +4,12 @@
     python benchmarks/protocol.py --real_train DIR --real_test DIR --runs 1 --run_gap 4 --colormap jet ...
 
 Every draw chooses k images (or whole runs of windows) of each class, and everything that learns sees these alone: both
-stages, and the classifiers of every arm, which are then scored on the same test images. Differences are paired by
-draw. ``--init_from demo``, a folder that ``make demo`` wrote, lets both stages begin with what they learned of
-simulated motion, which costs no measurement. Further flags of the scripts go through ``--vqvae``, ``--ldm``,
-``--sample`` and ``--evaluate``, each as one quoted string. What a draw has done already is not done again. The figures
-of every draw are kept in ``draws.json``, and ``draws.png`` shows the draws of every k that it holds.
+stages, and the classifiers of every arm, which are then scored on the same test images. Differences are paired by draw;
+intervals are over draws, and leave out that other test images could have been chosen. ``--init_from demo``, a folder
+that ``make demo`` wrote, lets both stages begin with what they learned of simulated motion, which costs no measurement.
+Further flags of the scripts go through ``--vqvae``, ``--ldm``, ``--sample`` and ``--evaluate``, each as one quoted
+string. What a draw has done already is not done again. The figures of every draw are kept in ``draws.json``, and
+``draws.png`` shows the draws of every k that it holds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from errors import UserError
-from evaluation.gain import ARMS, BASELINE, mean_and_interval, plus_minus
+from evaluation.gain import ARMS, BASELINE
+from evaluation.intervals import mean_and_interval, plus_minus
 from spectrograms.groups import groups_of
 from spectrograms.listing import Listing, list_images
 from training.arguments import existing_dir, positive_int, run_script

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks.protocol import newest, run
-from evaluation.gain import plus_minus
+from evaluation.intervals import plus_minus
 from training.arguments import existing_dir, positive_int, run_script
 from vqvae.utils import load_vqgan
 

@@ -18,6 +18,7 @@ from evaluation.fidelity import fidelity, mean_of, same_mixture
 from evaluation.gain import BASELINE, Study, headline, right_per_class
 from evaluation.images import ImageSet
 from evaluation.inception import Inception
+from evaluation.intervals import share_half_interval
 from evaluation.measuring import Measuring
 from evaluation.memory import FigureMemory
 from evaluation.novelty import Nearest, novelty, points_of_features, points_of_images
@@ -153,9 +154,15 @@ def _setting(real: ImageSet, held_out: ImageSet, synthetic: ImageSet, contract: 
         f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
         f"{len(contract.classes)} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier "
         f"{judge.network}, {judge.steps} steps of {judge.batch_size} images{share}, {len(study.seeds)} seeds. "
-        f"Classical augmentation: {study.recipes[None]}, the best of {len(RECIPES)} by cross-validation on the "
-        f"real training images. {_test_noise(study.table(None), len(held_out))}{_absent(synthetic, contract)}"
+        f"Classical augmentation: {study.recipes[None]}, {_why(study)}. "
+        f"{_test_noise(study.table(None), len(held_out))}{_absent(synthetic, contract)}"
     )
+
+
+def _why(study: Study) -> str:
+    if study.chosen_blindly(None):
+        return f"the first of {len(RECIPES)}: with one real training image per class there was nothing to choose by"
+    return f"the best of {len(RECIPES)} by cross-validation on the real training images"
 
 
 def _fidelity(
@@ -191,12 +198,12 @@ def _right(matrix: Tensor, other: Tensor) -> float:
 
 
 def _test_noise(table: dict[str, dict], held_out: int) -> str:
-    """What the intervals leave out: other held-out images would have given other accuracies (binomial, 95%)."""
-    accuracy = table[BASELINE]["accuracy"]
-    points = 100 * 1.96 * math.sqrt(accuracy * (1 - accuracy) / held_out)
+    """What the intervals cover, and what those of the accuracies leave out."""
+    points = 100 * share_half_interval(table[BASELINE]["accuracy"], held_out)
     return (
-        "Intervals cover the chance of training alone; another choice of that many held-out images would move every "
-        f"accuracy by up to about {points:.1f} points."
+        "Intervals of differences cover the chance of training and another choice of held-out images, which are taken "
+        "to be independent. Those of accuracy and macro F1 cover the chance of training alone: another choice of that "
+        f"many held-out images would move every accuracy by up to about {points:.1f} points."
     )
 
 

@@ -1,6 +1,6 @@
 """Does synthetic data help a classifier? Arms that differ in their training images alone, and paired differences.
 
-Legend: K classes, k real images per class.
+Legend: K classes, k real images per class, N held-out images.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 from typing_extensions import TypedDict
@@ -28,9 +27,12 @@ from evaluation.classifier import (
     confusion,
     predict,
     train_classifier,
+    what_a_name_stands_for,
 )
 from evaluation.images import ImageSet
+from evaluation.intervals import difference_and_interval, mean_and_interval
 from evaluation.memory import ResultMemory
+from evaluation.points import images_of_volume
 from spectrograms.listing import natural_key
 from training import checkpoint
 from training.order import mix_seed
@@ -154,14 +156,14 @@ class Study:
     ks: Sequence[int | None] = (None,)
     volumes: Sequence[float] = ()
     folder: Path | None = None
-    matrices: dict[Case, Tensor] = field(default_factory=dict)
+    predicted: dict[Case, Tensor] = field(default_factory=dict)
     recipes: dict[int | None, str] = field(default_factory=dict)
 
     def run(self) -> None:
         """Train what no earlier run has trained.
 
-        Fills ``recipes``, the classical augmentation of every k, and ``matrices``, the confusion matrix (K, K) of
-        every case.
+        Fills ``recipes``, the classical augmentation of every k, and ``predicted``, the classes (N,) that the
+        classifier of every case gives to the test images.
         """
         memory = ResultMemory(self.folder, self.classes)
         trials = {trial: self._trial_key(trial) for trial in self._trials()}
@@ -176,14 +178,11 @@ class Study:
         with self._bar("training classifiers", sum(key not in memory for key in keys.values())) as bar:
             for case, key in keys.items():
                 if key not in memory:
-                    memory[key] = self._score(self._train(case, bar), self.test)
-                self.matrices[case] = memory[key]
+                    memory[key] = predict(self._train(case, bar), self.test.images, self.judge.device)
+                self.predicted[case] = memory[key]
 
     def _bar(self, what: str, classifiers: int) -> tqdm:
         return tqdm(total=classifiers * self.judge.steps, desc=what, unit="step", disable=not classifiers)
-
-    def _score(self, model: nn.Module, images: ImageSet) -> Tensor:
-        return confusion(images.labels, predict(model, images.images, self.judge.device), self.classes)
 
     def _trials(self) -> list[Trial]:
         return [(k, name, half) for k in self.ks for name in RECIPES for half in (0, 1)]
@@ -198,14 +197,20 @@ class Study:
         together. The test images have no say.
         """
         k, name, half = trial
+        learned, scored = self._halves_of(k, half)
+        if not len(scored) or not len(learned):
+            return 0.0  # see ``chosen_blindly``
         if key not in memory:
-            real = self.real_of(Case("real", k, None, self.seeds[0]))
-            learned, scored = halves(real, self.classes, half)
-            if not (len(learned) and len(scored)):  # one image per class: nothing to choose by
-                return 0.0
             batch = batches_of(learned, None, self.classes, self.judge.batch_size, RECIPES[name])
-            memory[key] = self._score(self._fit(batch, self.seeds[0], bar), scored)
-        return accuracy_and_f1(memory[key])[0]
+            memory[key] = predict(self._fit(batch, self.seeds[0], bar), scored.images, self.judge.device)
+        return float((memory[key] == scored.labels).double().mean())
+
+    def _halves_of(self, k: int | None, half: int) -> tuple[ImageSet, ImageSet]:
+        return halves(self.real_of(Case("real", k, None, self.seeds[0])), self.classes, half)
+
+    def chosen_blindly(self, k: int | None) -> bool:
+        """Whether there was nothing to choose a recipe by: of one image per class no other half is left to score."""
+        return not len(self._halves_of(k, 0)[1])
 
     def classifier_of_real(self) -> nn.Module:
         """A classifier of all real training images alone: it labels synthetic ones."""
@@ -278,7 +283,7 @@ class Study:
         """The synthetic training images of a case beside its ``real`` ones, class by class ``volume`` times as many."""
         if case.volume is None:
             return self.synthetic
-        numbers = (case.volume * torch.bincount(real.labels, minlength=self.classes)).round().long()
+        numbers = images_of_volume(case.volume, torch.bincount(real.labels, minlength=self.classes))
         return some_of_each_class(self.synthetic, numbers, mix_seed(case.seed, 1))
 
     def table(self, k: int | None, volume: float | None = None) -> dict[str, dict[str, Any]]:
@@ -288,13 +293,16 @@ class Study:
         """
         rows = {}
         for arm, (_, use_synthetic, _) in ARMS.items():
-            rows[arm] = [self.matrices[_case(arm, k, volume if use_synthetic else None, seed)] for seed in self.seeds]
-        baseline = [accuracy_and_f1(matrix)[0] for matrix in rows[BASELINE]]
-        return {arm: _row(matrices, baseline) for arm, matrices in rows.items()}
+            cases = [_case(arm, k, volume if use_synthetic else None, seed) for seed in self.seeds]
+            rows[arm] = torch.stack([self.predicted[case] for case in cases])
+        labels = self.test.labels
+        return {arm: _row(labels, predicted, rows[BASELINE], self.classes) for arm, predicted in rows.items()}
 
     @property
     def _training(self) -> list[Any]:
-        return [TRAINING_VERSION, self.judge.network, self.judge.steps, self.judge.batch_size, self.classes]
+        judge = self.judge
+        network = what_a_name_stands_for(judge.network)
+        return [TRAINING_VERSION, *network, judge.steps, judge.batch_size, self.classes]
 
     def _key(self, case: Case, images: dict[str, str]) -> str:
         """All that a case's result depends on; new synthetic images do not change what real ones alone gave."""
@@ -310,13 +318,15 @@ class Study:
         return checkpoint.digest([*self._training, case.arm, case.k, case.volume, case.seed, recipe, *used])
 
 
-def _row(matrices: list[Tensor], baseline: list[float]) -> dict[str, Any]:
+def _row(labels: Tensor, predicted: Tensor, baseline: Tensor, classes: int) -> dict[str, Any]:
+    """An arm's figures, from the classes (S, N) that its S classifiers and those of the baseline gave. labels: (N,)."""
+    matrices = torch.stack([confusion(labels, of_seed, classes) for of_seed in predicted])
     pairs = [accuracy_and_f1(matrix) for matrix in matrices]
     accuracies = [accuracy for accuracy, _ in pairs]
     accuracy, half = mean_and_interval(accuracies)
     f1, f1_half = mean_and_interval([value for _, value in pairs])
-    difference, difference_half = mean_and_interval([a - b for a, b in zip(accuracies, baseline, strict=True)])
-    summed = torch.stack(matrices).sum(0)
+    difference, difference_half, half_of_images = difference_and_interval(predicted == labels, baseline == labels)
+    summed = matrices.sum(0)
     return {
         "accuracies": accuracies,
         "accuracy": accuracy,
@@ -325,6 +335,7 @@ def _row(matrices: list[Tensor], baseline: list[float]) -> dict[str, Any]:
         "macro_f1_half_interval": f1_half,
         "difference_to_baseline": difference,
         "difference_half_interval": difference_half,
+        "difference_half_interval_of_images": half_of_images,
         "right_per_class": right_per_class(summed),
         "confusion": summed.tolist(),
     }
@@ -336,27 +347,18 @@ def right_per_class(matrix: Tensor) -> list[float | None]:
     return [right / total if total else None for right, total in pairs]
 
 
-def mean_and_interval(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Mean, and half the width of its confidence interval by Student's t; nan for a single value."""
-    if len(values) < 2:
-        return float(np.mean(values)), float("nan")
-    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
-    return float(np.mean(values)), float(half)
-
-
-def plus_minus(mean: float, half: float | None) -> str:
-    """A share and half the width of its interval, in percent; the share alone where that is nan (null in a report)."""
-    return f"{100 * mean:.1f}" + ("" if half is None or np.isnan(half) else f" ± {100 * half:.1f}")
-
-
 def headline(table: dict[str, dict]) -> str:
-    """One sentence on whether the synthetic images help, and how sure that is, from the numbers alone."""
+    """One sentence on whether the synthetic images help, and how sure that is, from the numbers alone.
+
+    The interval covers the chance of training and the choice of the held-out images.
+    """
     row = table["real + synthetic + classical"]
     points, half = 100 * row["difference_to_baseline"], 100 * row["difference_half_interval"]
     against = f"against real + classical augmentation ({100 * table[BASELINE]['accuracy']:.1f}% accuracy)"
     if np.isnan(half):
-        return f"With one seed only: adding the synthetic images changes accuracy by {points:+.1f} points {against}."
-    if half == 0:  # not certainty, but a test set too small to tell the seeds apart
+        only = "one seed" if len(row["accuracies"]) < 2 else "one held-out image"
+        return f"With {only} only: adding the synthetic images changes accuracy by {points:+.1f} points {against}."
+    if half == 0:  # not certainty, but a test set too small to tell the arms apart
         return f"No seed differs: adding the synthetic images changes accuracy by {points:+.1f} points {against}."
     sure = f"{points:+.1f} points, 95% interval {points - half:+.1f} to {points + half:+.1f}, {against}"
     if points - half > 0:

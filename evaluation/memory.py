@@ -1,6 +1,6 @@
 """Results of earlier runs, kept by the content of what they came from, so that a second run does only what changed.
 
-Legend: K classes.
+Legend: K classes, N images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ FIGURES_VERSION = 1  # raised when the same images would give other figures: rem
 
 
 class ResultMemory:
-    """Confusion matrices (K, K) by a key that says all they depend on, one JSON line each.
+    """Classes (N,) that classifiers gave to images, by a key that says all they depend on, one JSON line each.
+
+    Files of before kept confusion matrices, which do not say which image was right: these lines are passed over.
 
     Args:
         folder: where the file stands; None to remember in this process alone.
@@ -32,25 +34,25 @@ class ResultMemory:
 
     def __init__(self, folder: Path | None, classes: int) -> None:
         self._path = folder / FILE_NAME if folder else None
-        self._matrices: dict[str, Tensor] = {}
-        for entry in files.read_lines(self._path, key=str, matrix=list) if self._path else []:
+        self._predicted: dict[str, Tensor] = {}
+        for entry in files.read_lines(self._path, key=str, predicted=list) if self._path else []:
             try:
-                matrix = torch.tensor(entry["matrix"], dtype=torch.int64)
+                predicted = torch.tensor(entry["predicted"], dtype=torch.int64)
             except (ValueError, TypeError, RuntimeError):
                 continue  # as good as torn: that classifier is trained again
-            if matrix.shape == (classes, classes):
-                self._matrices[entry["key"]] = matrix
+            if predicted.ndim == 1 and ((predicted >= 0) & (predicted < classes)).all():
+                self._predicted[entry["key"]] = predicted
 
     def __contains__(self, key: str) -> bool:
-        return key in self._matrices
+        return key in self._predicted
 
     def __getitem__(self, key: str) -> Tensor:
-        return self._matrices[key]
+        return self._predicted[key]
 
-    def __setitem__(self, key: str, matrix: Tensor) -> None:
-        self._matrices[key] = matrix
+    def __setitem__(self, key: str, predicted: Tensor) -> None:
+        self._predicted[key] = predicted
         if self._path is not None:
-            files.append_line(self._path, {"key": key, "matrix": matrix.tolist()})
+            files.append_line(self._path, {"key": key, "predicted": predicted.tolist()})
 
 
 class FigureMemory:

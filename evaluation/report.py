@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from dataset import DataContract
-from evaluation.gain import BASELINE, plus_minus
+from evaluation.gain import BASELINE
 from evaluation.images import ImageSet
+from evaluation.intervals import plus_minus
 from evaluation.novelty import Nearest
 from radar.colormap import apply_colormap
 from training import pictures
@@ -91,7 +92,7 @@ def _gain_figure(table: dict[str, dict]) -> str:
     values = [100 * table[name]["accuracy"] for name in names]
     errors = [np.nan_to_num(100 * table[name]["accuracy_half_interval"]) for name in names]
     axes.barh(names, values, xerr=errors, capsize=3, color=["tab:blue" if n == BASELINE else "tab:gray" for n in names])
-    axes.set_xlabel("accuracy on held-out real images (%), 95% interval")
+    axes.set_xlabel("accuracy on held-out real images (%), 95% interval over seeds")
     return _figure(figure)
 
 
@@ -116,7 +117,7 @@ def _curves_figure(results: dict[str, Any]) -> str:
             halves = [np.nan_to_num(100 * table[arm]["accuracy_half_interval"]) for table in tables.values()]
             axes.errorbar(places, means, halves, capsize=2, marker="o", markersize=3, linewidth=1.2, label=arm)
         axes.set_xticks(places, list(tables))
-        axes.set(xlabel=title, ylabel="accuracy (%), 95% interval")
+        axes.set(xlabel=title, ylabel="accuracy (%), 95% interval over seeds")
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=7)
     figure.tight_layout()

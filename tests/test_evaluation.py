@@ -35,10 +35,12 @@ from evaluation.classifier import (
     train_classifier,
 )
 from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods, same_mixture
-from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline, mean_and_interval
+from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline
 from evaluation.images import ImageSet
 from evaluation.inception import Inception
+from evaluation.intervals import difference_and_interval, mean_and_interval, share_half_interval
 from evaluation.novelty import novelty, points_of_features, points_of_images, refuse_leak
+from evaluation.points import check_points
 from evaluation.report import gain_rows
 from spectrograms.spectra import spectra_difference_db
 
@@ -120,6 +122,45 @@ def test_interval_is_students():
     mean, half = mean_and_interval(values)
     assert (mean - half, mean + half) == pytest.approx((low, high))
     assert math.isnan(mean_and_interval([0.5])[1])
+
+
+def test_wilsons_interval_of_a_share_is_scipys_and_not_zero_where_all_are_right():
+    for right, number in ((40, 40), (0, 7), (63, 100)):
+        low, high = stats.binomtest(right, number).proportion_ci(method="wilson")
+        assert share_half_interval(right / number, number) == pytest.approx((high - low) / 2)
+
+
+@pytest.mark.parametrize(("seeds", "number"), [(5, 100), (5, 400), (20, 100), (20, 400)])
+def test_intervals_of_differences_cover_another_choice_of_held_out_images(seeds, number):
+    """Arms whose images differ in difficulty, in part by arm, and whose seeds differ; the truth is that of them all."""
+    rng = np.random.default_rng(seeds * number)
+
+    def probabilities(images: int, classifiers: int, by_classifier: int) -> tuple[np.ndarray, np.ndarray]:
+        difficulty = rng.normal(1.5, 3, images)
+        own = rng.normal(0, 1.5, (2, 1, images))
+        of_seeds = rng.normal(0, 0.1, (2, classifiers, by_classifier))
+        return tuple(1 / (1 + np.exp(-(difficulty + own + of_seeds + np.array([0, 0.3])[:, None, None]))))
+
+    before, after = probabilities(500_000, 1, 500_000)
+    truth = after.mean() - before.mean()
+    covered = {"both": 0, "seeds": 0}
+    rounds = 400
+    for _ in range(rounds):
+        baseline, right = (rng.random((seeds, number)) < part for part in probabilities(number, seeds, 1))
+        difference, half, of_images = difference_and_interval(torch.from_numpy(right), torch.from_numpy(baseline))
+        mean, of_seeds = mean_and_interval(right.mean(axis=1) - baseline.mean(axis=1))
+        assert difference == pytest.approx(mean) and half == pytest.approx(math.hypot(of_seeds, of_images))
+        covered["both"] += abs(difference - truth) <= half
+        covered["seeds"] += abs(difference - truth) <= of_seeds
+    assert covered["seeds"] < 0.9 * rounds, "the test cannot fail: training alone explains the difference"
+    assert covered["both"] >= 0.94 * rounds
+
+
+def test_a_difference_of_one_seed_has_an_interval_over_images_alone():
+    right, baseline = torch.tensor([[True, True, False, True]]), torch.tensor([[True, False, False, False]])
+    difference, half, of_images = difference_and_interval(right, baseline)
+    assert difference == 0.5 and math.isnan(half)
+    assert of_images == pytest.approx(mean_and_interval([0, 1, 0, 1])[1])
 
 
 def test_accuracy_and_f1_by_hand():
@@ -282,7 +323,7 @@ def test_a_recipe_that_destroys_the_class_is_not_chosen(monkeypatch):
     study = Study(image_set(40, 0), image_set(8, 1), image_set(8, 2), 2, Judge("small", 25, 16, CPU), (0,))
     study.run()
     assert study.recipes == {None: "none"}
-    results = {case.arm: matrix for case, matrix in study.matrices.items()}
+    results = {case.arm: predicted for case, predicted in study.predicted.items()}
     assert torch.equal(results["real + classical"], results["real"])
 
 
@@ -331,9 +372,16 @@ def test_every_arm_is_paired_with_the_baseline():
     table = study.table(None)
     assert set(table) == set(ARMS)
     baseline = table[BASELINE]["accuracies"]
-    for row in table.values():
+    for arm, row in table.items():
         mean, half = mean_and_interval([a - b for a, b in zip(row["accuracies"], baseline, strict=True)])
-        assert (row["difference_to_baseline"], row["difference_half_interval"]) == pytest.approx((mean, half))
+        right, bar = (
+            torch.stack([study.predicted[Case(name, None, None, seed)] for seed in (0, 1)]) == study.test.labels
+            for name in (arm, BASELINE)
+        )
+        of_images = mean_and_interval((right.double() - bar.double()).mean(0).tolist())[1]
+        assert row["difference_to_baseline"] == pytest.approx(mean)
+        assert row["difference_half_interval"] == pytest.approx(math.hypot(half, of_images))
+        assert row["difference_half_interval_of_images"] == pytest.approx(of_images)
         assert torch.tensor(row["confusion"]).sum() == 16
 
 
@@ -365,6 +413,34 @@ def test_k_images_per_class_are_the_same_in_every_arm_and_others_with_another_se
     assert study.table(None, 2.0)["real"]["accuracies"] == study.table(None)["real"]["accuracies"]
 
 
+def labels_of(*numbers: int) -> torch.Tensor:
+    return torch.repeat_interleave(torch.arange(len(numbers)), torch.tensor(numbers))
+
+
+@pytest.mark.parametrize(
+    ("ks", "volumes", "words"),
+    [
+        ([50], [], "--k 50: class walk has 12 real training images, and none has more than 50"),
+        ([10, 60], [], "--k 60: class walk has 12"),
+        ([], [3], r"--volumes 3: no class has as many synthetic images, class walk has 0 of 36"),
+        ([], [1e300], "--volumes 1e\\+300: no class has as many"),
+        ([], [0.001], "--volumes 0.001: is not one image"),
+    ],
+)
+def test_points_that_would_be_another_under_a_name_of_their_own_are_refused(ks, volumes, words):
+    with pytest.raises(UserError, match=words):
+        check_points(labels_of(50, 12), labels_of(100, 0), ("run", "walk"), ks, volumes)
+
+
+def test_points_that_some_classes_are_too_small_for_are_measured_with_a_note():
+    real, classes = labels_of(50, 12), ("run", "walk")
+    assert check_points(real, labels_of(100, 24), classes, [5, 12], [0.5, 2]) == []
+    assert check_points(real, labels_of(100, 20), classes, [20], [2]) == [
+        "--k 20: these classes have fewer real training images and give them all: walk (12 of 20)",
+        "--volumes 2: these classes have fewer synthetic images and give them all: walk (20 of 24)",
+    ]
+
+
 def test_a_second_run_trains_only_what_changed(tmp_path, monkeypatch):
     trained: list[int] = []
     inner = gain.train_classifier
@@ -390,6 +466,18 @@ def test_a_second_run_trains_only_what_changed(tmp_path, monkeypatch):
     again = small_study(tmp_path, ks=(2, None))
     again.run()
     assert len(trained) == 2 * trials + 4 * len(ARMS) + 5, "a torn line cost more than its own classifier"
+
+
+def test_results_of_before_which_say_not_which_image_was_right_are_trained_anew(tmp_path):
+    first = small_study(tmp_path)
+    first.run()
+    path = tmp_path / "classifiers.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({"key": line["key"], "matrix": [[4, 0], [0, 4]]}) + "\n" for line in lines))
+    again = small_study(tmp_path)
+    again.run()
+    assert again.table(None) == first.table(None)
+    assert [json.loads(line) for line in path.read_text().splitlines()[len(lines) :]] == lines
 
 
 def test_features_are_those_of_networks_that_never_saw_the_images_compared(tmp_path):
@@ -471,12 +559,50 @@ def test_the_users_own_classifier_is_used_and_a_bad_one_named(tmp_path):
         build_classifier(f"{tmp_path / 'other.py'}:Mine", 1, 3)
 
 
+def test_a_users_own_classifier_is_trained_anew_once_its_file_has_changed(tmp_path, monkeypatch):
+    path = tmp_path / "mine.py"
+    text = (
+        "import torch\n"
+        "class Mine(torch.nn.Module):\n"
+        "    def __init__(self, channels, classes):\n"
+        "        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(3 * channels, classes)\n"
+        "    def forward(self, images):\n"
+        "        return self.fc(images.mean(dim=(2, 3)).repeat(1, 3))\n"
+    )
+    trained: list[int] = []
+    inner = gain.train_classifier
+    monkeypatch.setattr(gain, "train_classifier", lambda *args: trained.append(1) or inner(*args))
+
+    def trained_by(source: str) -> tuple[int, int]:
+        """Classifiers that a run trains, and features of the one of real images."""
+        path.write_text(source)
+        trained.clear()
+        study = small_study(tmp_path)
+        study.judge = replace(study.judge, network=f"{path}:Mine")
+        study.run()
+        return len(trained), study.classifier_of_real().fc.in_features
+
+    everything = 2 * len(RECIPES) + 2 * len(ARMS)
+    assert trained_by(text) == (everything, 3)
+    assert trained_by(text) == (0, 3)
+    # Of the same size and within the same second, where an import would take stale bytecode.
+    assert trained_by(text.replace("3 * ch", "4 * ch").replace("(1, 3)", "(1, 4)")) == (everything, 4)
+
+
 @pytest.mark.parametrize(
-    ("points", "half", "words"),
-    [(5, 2, "help"), (-5, 2, "harm"), (1, 2, "No effect"), (1, 0, "No seed differs"), (1, math.nan, "one seed")],
+    ("points", "half", "seeds", "words"),
+    [
+        (5, 2, 5, "help"),
+        (-5, 2, 5, "harm"),
+        (1, 2, 5, "No effect"),
+        (1, 0, 5, "No seed differs"),
+        (1, math.nan, 1, "With one seed only"),
+        (1, math.nan, 5, "With one held-out image only"),
+    ],
 )
-def test_headline_says_what_the_interval_allows(points, half, words):
-    row = {"difference_to_baseline": points / 100, "difference_half_interval": half / 100}
+def test_headline_says_what_the_interval_allows(points, half, seeds, words):
+    row = {"difference_to_baseline": points / 100, "difference_half_interval": half / 100, "accuracies": [0.7] * seeds}
     sentence = headline({BASELINE: {"accuracy": 0.7}, "real + synthetic + classical": row})
     assert words in sentence
     assert f"{points:+.1f} points" in sentence
@@ -530,6 +656,7 @@ def test_report_is_one_page_without_network_and_with_names_escaped(report):
     assert page.count("data:image/png;base64,") >= 5
     assert "http" not in page.replace("http-equiv", "")
     assert (report / "grid.png").is_file()
+    assert "Intervals of differences cover the chance of training and another choice of held-out images" in page
 
 
 def test_report_json_is_plain_and_holds_what_the_table_shows(report):
@@ -605,6 +732,39 @@ def test_classes_without_synthetic_images_are_named(folders, tmp_path):
     assert setting.endswith(" No synthetic images of <b>$x_$.")
 
 
+def test_impossible_points_are_refused_and_uneven_ones_noted_before_anything_is_trained(
+    folders, tmp_path, monkeypatch, capsys
+):
+    def train(*_: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(gain, "train_classifier", train)
+    make_images(tmp_path / "uneven", 5, seed=3)
+    next((tmp_path / "uneven" / "walk").iterdir()).unlink()
+    (tmp_path / "uneven" / "walk").rename(tmp_path / "uneven" / "<b>$x_$")
+    flags = ("--real_train", folders / "real", "--real_test", folders / "held", "--output_dir", tmp_path / "report")
+    with pytest.raises(UserError, match=r"--k 6: class .* has 6 real training images"):
+        run(*flags, "--synthetic", folders / "synthetic", "--k", 2, 6)
+    with pytest.raises(UserError, match=r"--volumes 1: no class"):
+        run(*flags, "--synthetic", folders / "synthetic", "--volumes", 0.5, 1)
+    assert not (tmp_path / "report").exists()
+    with pytest.raises(AssertionError, match="trained"):
+        run(*flags, "--synthetic", tmp_path / "uneven", "--volumes", 0.8)
+    assert "--volumes 0.8: these classes have fewer synthetic images and give them all: <b>$x_$ (4 of 5)" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_recipe_that_nothing_was_there_to_choose_by_is_called_so(folders, tmp_path):
+    make_images(tmp_path / "real", 1, seed=7)
+    (tmp_path / "real" / "walk").rename(tmp_path / "real" / "<b>$x_$")
+    flags = ("--real_train", tmp_path / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic")
+    assert run(*flags, "--output_dir", tmp_path / "report") == 0
+    setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
+    first = next(iter(RECIPES))
+    assert f"Classical augmentation: {first}, the first of 5: with one real training image per class there" in setting
+
+
 def test_inceptions_distances_stand_in_the_report_where_its_weights_are_given(folders, inception_file, tmp_path):
     flags = ("--real_train", folders / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic")
     assert run(*flags, "--inception_weights", inception_file, "--output_dir", tmp_path / "report") == 0
@@ -657,7 +817,14 @@ def test_held_out_images_among_the_others_are_an_error(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", ["", "--real_train .", "--data_dir . --real_train . --real_test .", "--data_dir . --steps 0"]
+    "flags",
+    [
+        "",
+        "--real_train .",
+        "--data_dir . --real_train . --real_test .",
+        "--data_dir . --steps 0",
+        "--data_dir . --batch_size 1",
+    ],
 )
 def test_impossible_command_lines_end_with_code_2_and_one_line(flags, capsys):
     with pytest.raises(SystemExit) as left:

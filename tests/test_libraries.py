@@ -13,7 +13,7 @@ from scipy.cluster.vq import kmeans2
 
 from evaluation.classical import _beta
 from evaluation.classifier import accuracy_and_f1, confusion
-from evaluation.gain import mean_and_interval
+from evaluation.intervals import mean_and_interval
 from ldm.latents import shrink
 from radar.spectrogram import to_decibels
 from spectrograms.spectra import row_spectra
