@@ -25,6 +25,7 @@ from tiny import TrainedStages, make_images, run_ldm, run_sample, run_vqgan, sta
 from errors import UserError
 from ldm.latents import CachedLatents, LatentSet
 from ldm.ldm_trainer import LDMTask
+from radar.export import write_whole
 from training import checkpoint, files
 from training.arguments import run_script
 from training.loop import TrainingLoop
@@ -565,6 +566,20 @@ def test_a_full_disk_leaves_the_previous_file(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("write", [files.write_atomically, write_whole])
+def test_a_disk_mounted_read_only_is_one_line(tmp_path, monkeypatch, write):
+    """It refuses to delete even what is not there."""
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for module in ("training.files", "radar.export"):
+        monkeypatch.setattr(f"{module}.open", refused, raising=False)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(UserError, match=r"note.txt: .*Read-only file system"):
+        write(tmp_path / "note.txt", lambda file: file.write(b"text"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -36,7 +37,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             raise
         raise UserError(f"{path}: could not be written ({_reason(cause)}); the file before it is untouched") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses this too, and would hide what was raised above
+            temporary.unlink()
 
 
 def write_folder(path: Path, fill: Callable[[Path], None], over: bool = False) -> None:
