@@ -256,6 +256,26 @@ def test_more_epochs_keep_codebook_and_critic_as_they_are(trained, tmp_path, mon
             assert "train/critic_real" in line and line["train/adversarial"] != 0
 
 
+@pytest.mark.parametrize("began", [None, 6])  # what is saved of a sleeping critic, and what was: the run's end
+def test_more_epochs_leave_a_critic_asleep_until_the_longer_run_wakes_it(trained, tmp_path, began):
+    """Asleep to the end of either run: it may not begin where the first one ended."""
+    sleeping = ("--epochs", "2", "--disc_start", "1", "--validation_epochs", "9")
+    assert run_vqgan(trained.data, tmp_path, *sleeping) == 0
+    state = torch.load(tmp_path / "state_last.pt", weights_only=True)
+    assert state["task"]["critic_began"] is None
+    state["task"]["critic_began"] = began
+    torch.save(state, tmp_path / "state_last.pt")
+    assert run_vqgan(trained.data, tmp_path, *sleeping, "--epochs", "3") == 0
+    assert not [line for line in metrics(tmp_path) if "train/critic_real" in line]
+
+
+def test_before_codes_are_placed_nothing_is_told_of_their_use(trained, tmp_path, capsys):
+    assert run_vqgan(trained.data, tmp_path, "--codebook_start", "0.7", "--validation_epochs", "1") == 0
+    told = [("val/codes_used" in line, "val/perplexity" in line) for line in metrics(tmp_path) if "val/psnr" in line]
+    assert told == [(False, False), (False, False), (True, True)]
+    assert "collapses" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("epochs", "begins"), [(2, 2), (4, 4)])
 def test_critic_begins_at_a_fraction_of_the_run(trained, tmp_path, epochs, begins):
     """0.4 of 6 steps is step 2, of 12 steps step 4 (counted from 0); its weight then rises from nothing."""
