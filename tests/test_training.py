@@ -301,6 +301,37 @@ def test_only_the_newest_checkpoints_remain(trained, tmp_path):
     assert torch.load(tmp_path / "state_step_9.pt", weights_only=True)["step"] == 9
 
 
+def test_keeping_one_state_from_a_stop_on_removes_the_older_ones(trained, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        run_vqgan(trained.data, tmp_path, "--save_steps", "2")
+    assert (tmp_path / "state_step_4.pt").exists()
+    assert run_vqgan(trained.data, tmp_path, "--save_steps", "2", "--keep_checkpoints", "1") == 0
+    assert [path.name for path in tmp_path.glob("state_*.pt")] == ["state_last.pt"]
+
+
+def test_a_checkpoint_before_anything_was_logged_is_saved_with_its_state(trained, tmp_path, monkeypatch):
+    """Three steps an epoch, a line every ten: the run is drawn from its first line on."""
+    from run_pictures.run import draw_run
+
+    drawn = []
+    monkeypatch.setattr("vqvae.vqgan_trainer.draw_run", lambda folder: drawn.append(folder) or draw_run(folder))
+    flags = ("--epochs", "2", "--save_epochs", "1", "--logging_steps", "10")
+    assert run_vqgan(trained.data, tmp_path, *flags) == 0
+    assert torch.load(tmp_path / "state_step_3.pt", weights_only=True)["step"] == 3
+    assert (tmp_path / "vqgan_epoch_1.pt").exists() and drawn == [tmp_path]
+
+
+def test_what_goes_wrong_in_drawing_a_run_costs_no_steps(trained, tmp_path, monkeypatch):
+    def fails(folder):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("vqvae.vqgan_trainer.draw_run", fails)
+    with pytest.raises(UserError, match="the disk is full"):
+        run_vqgan(trained.data, tmp_path, "--epochs", "1")
+    assert torch.load(tmp_path / "state_last.pt", weights_only=True)["step"] == 3
+
+
 def test_the_checkpoint_of_the_least_held_out_loss_stays(trained, tmp_path, capsys, monkeypatch):
     """Losses that fall and rise again, with a stop after each epoch."""
     losses = {3: 0.3, 6: 0.1, 9: 0.2, 12: 0.15}

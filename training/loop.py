@@ -334,6 +334,7 @@ class TrainingLoop:
         if ended and (last or (epoch + 1) % self.options.save_epochs == 0):
             self._export(epoch + 1)
             self.save()
+            self._draw_run()  # last: what goes wrong in it costs a picture, no steps
         elif self.options.save_steps and self.step % self.options.save_steps == 0:
             self.save()
 
@@ -394,6 +395,9 @@ class TrainingLoop:
         self._write_checkpoint(f"epoch_{epoch}", epoch)
         if processes.is_first():
             self.folder.keep_newest(f"{self.task.name}_epoch_*.pt", self.options.keep)
+
+    def _draw_run(self) -> None:
+        if processes.is_first() and self.folder.metrics_path.exists():  # few steps may have been logged nowhere yet
             for name, path in self.task.draw_run(self.folder.path).items():
                 self.tracker.picture(name, path, self.step)
 
