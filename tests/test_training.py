@@ -386,10 +386,12 @@ def test_a_second_process_is_refused_with_the_first_ones_pid(script, trained, tm
 
 def test_what_a_killed_run_left_half_written_is_swept(trained, tmp_path):
     (tmp_path / "pictures").mkdir()
-    for name in (".state_last.pt.4711.tmp", "pictures/.curves.png.4711.tmp"):
+    (tmp_path / "mine").mkdir()
+    theirs = [".notes.tmp", ".draft.v2.tmp", "mine/.state_last.pt.4711.tmp"]
+    for name in (".state_last.pt.4711.tmp", "pictures/.curves.png.4711.tmp", *theirs):
         (tmp_path / name).write_bytes(b"half")
     assert run_vqgan(trained.data, tmp_path, "--epochs", "1") == 0
-    assert not list(tmp_path.rglob(".*.tmp"))
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob(".*.tmp")) == sorted(theirs)
 
 
 def test_a_loss_that_is_no_number_stops_before_the_optimiser(trained, tmp_path, monkeypatch):

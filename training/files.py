@@ -90,10 +90,15 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what a killed process left half written in ``folder`` and below, which this process must hold alone."""
-    for leftover in Path(folder).rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+def sweep(*folders: Path) -> None:
+    """Delete what a killed process left half written in ``folders``, which this process must hold alone.
+
+    Files of other names than ``write_atomically`` gives are somebody else's.
+    """
+    for folder in folders:
+        for leftover in Path(folder).glob(".*.tmp"):
+            if leftover.suffixes[-2:-1] and leftover.suffixes[-2][1:].isdecimal():
+                leftover.unlink(missing_ok=True)
 
 
 def save_json(value: Any, path: Path) -> None:

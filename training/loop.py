@@ -429,6 +429,8 @@ class TrainingLoop:
         if self.options.keep > 1:
             self.folder.keep_previous_state(self._saved_at, self.options.keep - 1)
         checkpoint.save(self._kind_of_state, state, self.folder.state_path)
+        if self.options.keep == 1:
+            self.folder.keep_newest("state_step_*.pt", 0)  # of a run that kept more until it was stopped
 
     def _leave(self, number: int) -> int:
         self.save()

@@ -10,6 +10,7 @@ from typing import Any
 from errors import UserError
 from training import files
 from training.folder_lock import FolderLock
+from training.material import FOLDER as MATERIAL
 
 STATE_NAME = "state_last.pt"
 
@@ -34,7 +35,8 @@ class RunFolder:
         """
         self._lock = FolderLock(self.path)
         self.pictures.mkdir(exist_ok=True)
-        files.sweep(self.path)  # or it would stay for ever, and a training state is large
+        # What was left half written would stay for ever, and a training state is large.
+        files.sweep(self.path, self.pictures, self.pictures / MATERIAL)
 
     @property
     def state_path(self) -> Path:
@@ -115,8 +117,9 @@ class RunFolder:
         return f"{older}start over with --restart"
 
     def keep_newest(self, pattern: str, number: int) -> None:
-        """Delete all but the ``number`` newest files of ``pattern`` (by the number in their name)."""
-        for path in self._numbered(pattern)[:-number]:
+        """Delete all but the ``number`` newest files of ``pattern`` (by the number in their name); 0: all."""
+        found = self._numbered(pattern)
+        for path in found[: len(found) - number] if number < len(found) else []:
             path.unlink(missing_ok=True)
 
     def _numbered(self, pattern: str) -> list[Path]:
