@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def train(args: argparse.Namespace) -> int:
     from training import processes
     from training.checkpoint import digest, state_digest
     from training.order import ChangedItems, SeededItems
-    from vqvae.utils import load_vqgan
+    from vqvae.utils import division_warning, load_vqgan
 
     accelerator = make_accelerator(args.device, args.mixed_precision)
     vqgan, stage1 = load_vqgan(args.vqgan_path)
@@ -133,6 +134,9 @@ def train(args: argparse.Namespace) -> int:
         )
     for note in data.notes:
         print(note)
+    told = division_warning(stage1, args.data_dir, data.train.paths)
+    if told and processes.is_first():
+        print(f"warning: {told}", file=sys.stderr)
     vqgan_digest = state_digest(vqgan.state_dict())
     identity = {
         "arguments": plain(args),

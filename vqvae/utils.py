@@ -86,6 +86,25 @@ def load_vqgan(path: Path) -> tuple[CustomVQGAN, VQGANFile]:
     return model, payload
 
 
+def division_warning(stage1: VQGANFile, data_dir: Path, train: list[str]) -> str | None:
+    """Words on a stage 1 that was trained on another part of ``data_dir`` than ``train``, or None.
+
+    One that was trained on another folder shares no division with this one, and old checkpoints do not tell.
+    """
+    earlier = stage1["identity"].get("train_images")
+    arguments = stage1["identity"].get("arguments")
+    folder = arguments.get("data_dir") if isinstance(arguments, dict) else None
+    if earlier is None or folder is None or earlier == checkpoint.digest(train):
+        return None
+    if Path(str(folder)).resolve() != Path(data_dir).resolve():
+        return None
+    return (
+        f"--data_dir {data_dir}: stage 1 was trained on another division of this folder. Images that it held out may "
+        "be trained on here, and held-out ones be known to it: figures of either part may be too good. Give its parts "
+        "with --splits, or train stage 1 anew"
+    )
+
+
 @torch.no_grad()
 def latent_statistics(latents: Tensor) -> LatentStatistics:
     """Mean and standard deviation of every latent channel. (N, D, h, w) -> {"mean": D floats, "std": D floats}."""
