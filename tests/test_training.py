@@ -231,6 +231,105 @@ def test_other_settings_are_refused_by_name_and_restart_begins_again(trained, tm
     assert not (folder / "wandb_id.txt").exists()
 
 
+@pytest.mark.parametrize("stage", ["vqgan", "ldm"])
+@pytest.mark.parametrize("more", [(), ("--restart",)])
+def test_a_folder_of_the_other_stage_is_refused_and_left_alone(trained, tmp_path, stage, more):
+    folder = tmp_path / "run"
+    other = {"vqgan": "ldm", "ldm": "vqgan"}[stage]
+    shutil.copytree(folder_of(trained, other), folder)
+    if more:
+        (folder / "arguments.json").unlink()
+    held = sorted(path.name for path in folder.rglob("*.*") if not path.name.startswith("."))
+    with pytest.raises(UserError, match=rf"holds a run of the other stage \(.*state_last.pt.*{other}_epoch_3.pt\)"):
+        if stage == "vqgan":
+            run_vqgan(trained.data, folder, *more)
+        else:
+            run_ldm(trained.data, folder / "vqgan_epoch_3.pt", folder, *more)
+    left = {path.name for path in folder.rglob("*.*") if not path.name.startswith(".")}
+    assert left - {"latents.safetensors"} == set(held) - {"latents.safetensors"}
+
+
+def test_restart_deletes_its_own_stages_checkpoints_alone(trained, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    given = Path(shutil.copy(trained.vqgan, folder / "vqgan_epoch_3.pt"))
+    mine = Path(shutil.copy(trained.ldm, folder / "ldm_epoch_good.pt"))
+    short = ("--epochs", "1", "--validation_epochs", "9")
+    assert run_ldm(trained.data, given, folder, *short) == 0
+    assert run_ldm(trained.data, given, folder, *short, "--restart", "--lr", "2e-3") == 0
+    assert given.exists() and mine.exists()
+
+
+def test_restart_does_not_delete_what_it_shall_begin_with(trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained.vqgan_folder, folder)
+    begin = folder / "vqgan_epoch_3.pt"
+    with pytest.raises(UserError, match=rf"--init_from {begin}: --restart would delete it"):
+        run_vqgan(trained.data, folder, "--restart", "--init_from", begin)
+    assert begin.exists() and (folder / "state_last.pt").exists()
+
+
+def redivide(data: Path) -> None:
+    """Change a training image with a validation image of its class, so that both parts keep their sizes."""
+    saved = json.loads((data / "splits.json").read_text())
+    train, val = saved["parts"]["train"], saved["parts"]["val"]
+    place = next(index for index, path in enumerate(train) if Path(path).parent == Path(val[0]).parent)
+    train[place], val[0] = val[0], train[place]
+    (data / "splits.json").write_text(json.dumps(saved))
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "ldm"])
+def test_a_run_does_not_go_on_with_another_division(trained, tmp_path, stage):
+    data, short = trained.copy_data(tmp_path / "data"), ("--validation_epochs", "9")
+
+    def run(epochs: int) -> int:
+        more = (*short, "--epochs", str(epochs))
+        output = tmp_path / "run"
+        return run_vqgan(data, output, *more) if stage == "vqgan" else run_ldm(data, trained.vqgan, output, *more)
+
+    assert run(1) == 0
+    before = (tmp_path / "run" / "state_last.pt").read_bytes()
+    redivide(data)
+    with pytest.raises(UserError, match=r"cannot go on: other images are trained on .*; other images are held out"):
+        run(2)
+    assert (tmp_path / "run" / "state_last.pt").read_bytes() == before
+    redivide(data)
+    assert run(2) == 0
+
+
+def test_stage_2_does_not_go_on_in_the_latent_space_of_another_stage_1(trained, tmp_path, capsys):
+    vqgan, run = Path(shutil.copy(trained.vqgan, tmp_path / "vqgan_epoch_3.pt")), tmp_path / "run"
+    short = ("--validation_epochs", "9", "--epochs")
+    assert run_ldm(trained.data, vqgan, run, *short, "1") == 0
+    payload = torch.load(vqgan, weights_only=True)
+    payload["weights"]["encoder.conv_in.weight"] += 0.01
+    torch.save(payload, vqgan)
+    with pytest.raises(UserError, match=r"cannot go on: --vqgan_path holds another stage 1"):
+        run_ldm(trained.data, vqgan, run, *short, "2")
+    state = torch.load(run / "state_last.pt", weights_only=True)
+    del state["identity"]  # as states were before
+    torch.save(state, run / "state_last.pt")
+    assert run_ldm(trained.data, vqgan, run, *short, "2") == 0
+    assert "resuming after step 3" in capsys.readouterr().out
+
+
+def test_stage_2_warns_of_another_division_of_stage_1s_folder_alone(trained, tmp_path, capsys):
+    data = trained.copy_data(tmp_path / "data")
+    vqgan = tmp_path / "vqgan_epoch_3.pt"
+    payload = torch.load(trained.vqgan, weights_only=True)
+    payload["identity"]["arguments"]["data_dir"] = str(tmp_path / "elsewhere" / ".." / "data")
+    torch.save(payload, vqgan)
+
+    def told(checkpoint: Path) -> str:
+        assert run_ldm(data, checkpoint, tmp_path / "run", "--dry_run") == 0
+        return capsys.readouterr().err
+
+    assert "another division" not in told(vqgan)
+    redivide(data)
+    assert told(vqgan).count(f"warning: --data_dir {data}: stage 1 was trained on another division") == 1
+    assert "another division" not in told(Path(shutil.copy(trained.vqgan, tmp_path / "vqgan_of_other_data.pt")))
+
+
 def test_a_run_begun_before_a_flag_came_goes_on_as_it_was_begun(trained, tmp_path):
     folder, command = tmp_path / "run", (trained.data, trained.vqgan, tmp_path / "run")
     assert run_ldm(*command, "--no_doppler_planes", "--epochs", "1") == 0
@@ -695,6 +794,48 @@ def test_dry_run_trains_nothing(trained, tmp_path, capsys):
     assert run_vqgan(trained.data, tmp_path / "run", "--dry_run") == 0
     assert "12 training, 2 validation, 2 test images of 2 classes" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_stage_2_tells_the_plan_of_the_real_one_and_encodes_nothing(
+    trained, tmp_path, monkeypatch, capsys
+):
+    encoded, more = count_encodings(monkeypatch), ("--epochs", "1", "--validation_epochs", "9")
+    plans = []
+    for flags in (("--dry_run",), ()):
+        assert run_ldm(trained.data, trained.vqgan, tmp_path / "run", *more, *flags) == 0
+        plans.append(next(line for line in capsys.readouterr().out.splitlines() if "latents of" in line))
+        if flags:
+            assert not encoded and not (tmp_path / "run").exists()
+    assert plans[0] == plans[1] and "(4, 8, 8) each" in plans[0] and "M parameters; 3 steps an epoch" in plans[0]
+
+
+def test_a_dry_run_of_stage_2_refuses_what_the_real_one_does(trained, tmp_path):
+    for flags, message in (
+        (("--gradient_accumulation_steps", "3"), "cannot be divided evenly"),
+        (("--init_from", trained.vqgan), "expected a ldm checkpoint"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_ldm(trained.data, trained.vqgan, tmp_path / "run", "--dry_run", *flags)
+
+
+def test_losses_on_held_out_and_training_latents_are_of_the_same_noise(trained, tmp_path, monkeypatch):
+    seen = []
+
+    def loss(task, unet, latents, labels, timesteps, noise):
+        seen.append((timesteps, noise))
+        return torch.zeros(len(labels))
+
+    validate = LDMTask.validate
+
+    def watched(task):
+        with monkeypatch.context() as patch:
+            patch.setattr(LDMTask, "_loss", loss)
+            return validate(task)
+
+    monkeypatch.setattr(LDMTask, "validate", watched)
+    assert run_ldm(trained.data, trained.vqgan, tmp_path, "--epochs", "1") == 0
+    held_out, training, unlabelled = seen
+    assert states_equal(held_out, training) and states_equal(held_out, unlabelled)
 
 
 def test_a_dry_run_leaves_the_data_undivided(tmp_path):
