@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def train(args: argparse.Namespace) -> int:
     from training import processes
     from training.checkpoint import digest, state_digest
     from training.order import ChangedItems, SeededItems
-    from vqvae.utils import load_vqgan
+    from vqvae.utils import division_warning, load_vqgan
 
     accelerator = make_accelerator(args.device, args.mixed_precision)
     vqgan, stage1 = load_vqgan(args.vqgan_path)
@@ -133,6 +134,9 @@ def train(args: argparse.Namespace) -> int:
         )
     for note in data.notes:
         print(note)
+    told = division_warning(stage1, args.data_dir, data.train.paths)
+    if told and processes.is_first():
+        print(f"warning: {told}", file=sys.stderr)
     vqgan_digest = state_digest(vqgan.state_dict())
     identity = {
         "arguments": plain(args),
@@ -142,8 +146,31 @@ def train(args: argparse.Namespace) -> int:
         "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         "stage1": {name: stage1[name] for name in ("epoch", "identity", "figures") if name in stage1},
     }
+    torch.manual_seed(args.seed)
+    grid = [side // vqgan.factor for side in contract.padded_size]
+    padded = pad_to_multiple(torch.zeros(1, vqgan.config.latent_channels, *grid), 2 ** (len(args.unet_channels) - 1))
+    unet = build_unet(
+        padded.shape[1],
+        tuple(padded.shape[-2:]),
+        len(contract.classes),
+        args.unet_channels,
+        args.unet_layers_per_block,
+        args.attention_levels,
+        args.dropout,
+        args.norm_num_groups,
+        0 if args.no_doppler_planes else DOPPLER_PLANES,
+    )
+    if args.init_from is not None:
+        begin_with(unet, args.init_from, list(contract.classes))
+    order = data_order(len(data.train), args)
+    total_steps = args.epochs * len(order)
+    print(
+        f"{len(data.train)} training, {len(data.val)} validation latents of {len(contract.classes)} classes, "
+        f"{(vqgan.config.latent_channels, *grid)} each; {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M "
+        f"parameters; {len(order)} steps an epoch, {total_steps} in all; device {accelerator.device}",
+        flush=True,
+    )
     if args.dry_run:
-        print(f"{len(data.train)} training, {len(data.val)} validation images of {len(contract.classes)} classes")
         return 0
     with held_run_folder(args) as folder:
         vqgan.to(accelerator.device)
@@ -164,22 +191,6 @@ def train(args: argparse.Namespace) -> int:
             changed,
         )
         normaliser = LatentNormaliser(**stage1["latent_statistics"])
-        torch.manual_seed(args.seed)
-        padded = pad_to_multiple(cached.train.latents[:1], 2 ** (len(args.unet_channels) - 1))
-        unet = build_unet(
-            padded.shape[1],
-            tuple(padded.shape[-2:]),
-            len(contract.classes),
-            args.unet_channels,
-            args.unet_layers_per_block,
-            args.attention_levels,
-            args.dropout,
-            args.norm_num_groups,
-            0 if args.no_doppler_planes else DOPPLER_PLANES,
-        )
-        if args.init_from is not None:
-            begin_with(unet, args.init_from, list(contract.classes))
-        order = data_order(len(cached.train), args)
         options = LDMOptions(**{name: getattr(args, name) for name in LDMOptions.__dataclass_fields__})
         task = LDMTask(
             accelerator,
@@ -190,14 +201,8 @@ def train(args: argparse.Namespace) -> int:
             options,
             contract,
             identity,
-            args.epochs * len(order),
+            total_steps,
             args.seed,
-        )
-        print(
-            f"{len(cached.train)} training, {len(cached.val)} validation latents of {len(contract.classes)} classes, "
-            f"{tuple(cached.train.latents.shape[1:])} each; {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M "
-            f"parameters; {len(order)} steps an epoch, {task.total_steps} in all; device {accelerator.device}",
-            flush=True,
         )
         return run_task(task, order, task.batches(order), folder, args)
 

@@ -189,7 +189,11 @@ def train(args: argparse.Namespace) -> int:
         fixed_batches(data.train.without_augmentation(), args.batch_size, args.num_workers),
         fixed_batches(held_out, args.batch_size, args.num_workers),
         data.contract,
-        {"arguments": plain(args), "train_images": digest(data.train.paths)},
+        {
+            "arguments": plain(args),
+            "train_images": digest(data.train.paths),
+            "val_images": digest(data.val.paths),
+        },
         args.epochs * len(order),
         args.seed,
     )

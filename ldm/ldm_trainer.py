@@ -231,9 +231,10 @@ class LDMTask(SavedParts):
         return self._figures
 
     def _fixed_loss(self, unet: UNet2DModel, items: LatentSet) -> float:
-        generator = torch.Generator().manual_seed(0)
         number = min(len(self.held_out), len(self.cached.train), VALIDATION_ITEMS)
-        chosen = torch.randperm(len(items), generator=generator)[:number]
+        chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))[:number]
+        # Not the one that has chosen: how much that draws depends on how many items there are, and the noise must not.
+        generator = torch.Generator().manual_seed(1)
         losses = []
         for place, part in enumerate(chosen.split(VALIDATION_BATCH)):
             latents = self._prepared(items.latents[part])

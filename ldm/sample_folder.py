@@ -57,7 +57,7 @@ class SampleFolder:
             )
         self._lock = FolderLock(self.path)
         try:
-            files.sweep(self.path)
+            files.sweep(self.path, *(entry for entry in self.path.rglob("*") if entry.is_dir()))
             self._compare(settings, known)
             self._put_in_order()
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -29,7 +30,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
             write(file)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses this too, whether or not there is a file
+            temporary.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 

@@ -6,6 +6,7 @@ group goes whole into one part.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -252,7 +253,8 @@ def _save(splits: Splits, options: SplitOptions, places: list[Path]) -> Path | N
             os.replace(temporary, place)
             return place
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a read-only disk refuses this too, whether or not there is a file
+                temporary.unlink()
     return None
 
 

@@ -135,6 +135,7 @@ BOTH = [
     "--lr_schedule linear",
     "--norm_num_groups 0",
     "--output_dir ldm.pt",
+    "--output_dir ldm.pt/run",
     "--data_dir nowhere",
     f"--data_dir {'x' * 5000}",
     "--augment_gain -0.1",

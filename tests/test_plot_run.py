@@ -145,6 +145,14 @@ def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path):
         plot("--run_dir", tmp_path)
 
 
+def test_an_output_below_a_file_is_refused_in_one_line(run, tmp_path, capsys):
+    (tmp_path / "afile").touch()
+    with pytest.raises(SystemExit) as caught:
+        plot_run.parse(["--run_dir", str(run), "--output_dir", str(tmp_path / "afile" / "x" / "y")])
+    assert caught.value.code == 2
+    assert f"--output_dir: expected a folder at '{tmp_path}/afile/x/y', found a file" in capsys.readouterr().err
+
+
 def test_no_flag_is_dead(run):
     args = Recording(plot_run.parse(["--run_dir", str(run)]))
     assert plot_run.plot(args) == 0 and args._unread == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import Counter
@@ -227,6 +228,25 @@ def test_a_new_division_beside_the_data_replaces_an_older_one_of_the_run(tmp_pat
     anew = find_splits(listing, SplitOptions(seed=2, resplit=True), run)
     assert anew.source == data / FILE_NAME
     assert find_splits(listing, SplitOptions(), run).parts == anew.parts
+
+
+def test_a_disk_mounted_read_only_keeps_the_parts_in_the_run_folder(tmp_path, monkeypatch):
+    """It refuses to delete even what is not there, as Kaggle's /kaggle/input does."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    listing = files(data, {"a": numbered("x", range(10))})
+
+    def refused(path, *_, **__):
+        if data in Path(path).parents:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    def opened(path, *more, **options):
+        refused(path)
+        return open(path, *more, **options)
+
+    monkeypatch.setattr("spectrograms.splits.open", opened, raising=False)
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert find_splits(listing, SplitOptions(), run).source == run / FILE_NAME
 
 
 def test_a_disk_that_takes_nothing_is_told_and_leaves_no_half_file(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from tiny import TrainedStages, make_images, run_ldm, run_sample, run_vqgan, sta
 from errors import UserError
 from ldm.latents import CachedLatents, LatentSet
 from ldm.ldm_trainer import LDMTask
+from radar.export import write_whole
 from training import checkpoint, files
 from training.arguments import run_script
 from training.loop import TrainingLoop
@@ -230,6 +231,105 @@ def test_other_settings_are_refused_by_name_and_restart_begins_again(trained, tm
     assert not (folder / "wandb_id.txt").exists()
 
 
+@pytest.mark.parametrize("stage", ["vqgan", "ldm"])
+@pytest.mark.parametrize("more", [(), ("--restart",)])
+def test_a_folder_of_the_other_stage_is_refused_and_left_alone(trained, tmp_path, stage, more):
+    folder = tmp_path / "run"
+    other = {"vqgan": "ldm", "ldm": "vqgan"}[stage]
+    shutil.copytree(folder_of(trained, other), folder)
+    if more:
+        (folder / "arguments.json").unlink()
+    held = sorted(path.name for path in folder.rglob("*.*") if not path.name.startswith("."))
+    with pytest.raises(UserError, match=rf"holds a run of the other stage \(.*state_last.pt.*{other}_epoch_3.pt\)"):
+        if stage == "vqgan":
+            run_vqgan(trained.data, folder, *more)
+        else:
+            run_ldm(trained.data, folder / "vqgan_epoch_3.pt", folder, *more)
+    left = {path.name for path in folder.rglob("*.*") if not path.name.startswith(".")}
+    assert left - {"latents.safetensors"} == set(held) - {"latents.safetensors"}
+
+
+def test_restart_deletes_its_own_stages_checkpoints_alone(trained, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    given = Path(shutil.copy(trained.vqgan, folder / "vqgan_epoch_3.pt"))
+    mine = Path(shutil.copy(trained.ldm, folder / "ldm_epoch_good.pt"))
+    short = ("--epochs", "1", "--validation_epochs", "9")
+    assert run_ldm(trained.data, given, folder, *short) == 0
+    assert run_ldm(trained.data, given, folder, *short, "--restart", "--lr", "2e-3") == 0
+    assert given.exists() and mine.exists()
+
+
+def test_restart_does_not_delete_what_it_shall_begin_with(trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained.vqgan_folder, folder)
+    begin = folder / "vqgan_epoch_3.pt"
+    with pytest.raises(UserError, match=rf"--init_from {begin}: --restart would delete it"):
+        run_vqgan(trained.data, folder, "--restart", "--init_from", begin)
+    assert begin.exists() and (folder / "state_last.pt").exists()
+
+
+def redivide(data: Path) -> None:
+    """Change a training image with a validation image of its class, so that both parts keep their sizes."""
+    saved = json.loads((data / "splits.json").read_text())
+    train, val = saved["parts"]["train"], saved["parts"]["val"]
+    place = next(index for index, path in enumerate(train) if Path(path).parent == Path(val[0]).parent)
+    train[place], val[0] = val[0], train[place]
+    (data / "splits.json").write_text(json.dumps(saved))
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "ldm"])
+def test_a_run_does_not_go_on_with_another_division(trained, tmp_path, stage):
+    data, short = trained.copy_data(tmp_path / "data"), ("--validation_epochs", "9")
+
+    def run(epochs: int) -> int:
+        more = (*short, "--epochs", str(epochs))
+        output = tmp_path / "run"
+        return run_vqgan(data, output, *more) if stage == "vqgan" else run_ldm(data, trained.vqgan, output, *more)
+
+    assert run(1) == 0
+    before = (tmp_path / "run" / "state_last.pt").read_bytes()
+    redivide(data)
+    with pytest.raises(UserError, match=r"cannot go on: other images are trained on .*; other images are held out"):
+        run(2)
+    assert (tmp_path / "run" / "state_last.pt").read_bytes() == before
+    redivide(data)
+    assert run(2) == 0
+
+
+def test_stage_2_does_not_go_on_in_the_latent_space_of_another_stage_1(trained, tmp_path, capsys):
+    vqgan, run = Path(shutil.copy(trained.vqgan, tmp_path / "vqgan_epoch_3.pt")), tmp_path / "run"
+    short = ("--validation_epochs", "9", "--epochs")
+    assert run_ldm(trained.data, vqgan, run, *short, "1") == 0
+    payload = torch.load(vqgan, weights_only=True)
+    payload["weights"]["encoder.conv_in.weight"] += 0.01
+    torch.save(payload, vqgan)
+    with pytest.raises(UserError, match=r"cannot go on: --vqgan_path holds another stage 1"):
+        run_ldm(trained.data, vqgan, run, *short, "2")
+    state = torch.load(run / "state_last.pt", weights_only=True)
+    del state["identity"]  # as states were before
+    torch.save(state, run / "state_last.pt")
+    assert run_ldm(trained.data, vqgan, run, *short, "2") == 0
+    assert "resuming after step 3" in capsys.readouterr().out
+
+
+def test_stage_2_warns_of_another_division_of_stage_1s_folder_alone(trained, tmp_path, capsys):
+    data = trained.copy_data(tmp_path / "data")
+    vqgan = tmp_path / "vqgan_epoch_3.pt"
+    payload = torch.load(trained.vqgan, weights_only=True)
+    payload["identity"]["arguments"]["data_dir"] = str(tmp_path / "elsewhere" / ".." / "data")
+    torch.save(payload, vqgan)
+
+    def told(checkpoint: Path) -> str:
+        assert run_ldm(data, checkpoint, tmp_path / "run", "--dry_run") == 0
+        return capsys.readouterr().err
+
+    assert "another division" not in told(vqgan)
+    redivide(data)
+    assert told(vqgan).count(f"warning: --data_dir {data}: stage 1 was trained on another division") == 1
+    assert "another division" not in told(Path(shutil.copy(trained.vqgan, tmp_path / "vqgan_of_other_data.pt")))
+
+
 def test_a_run_begun_before_a_flag_came_goes_on_as_it_was_begun(trained, tmp_path):
     folder, command = tmp_path / "run", (trained.data, trained.vqgan, tmp_path / "run")
     assert run_ldm(*command, "--no_doppler_planes", "--epochs", "1") == 0
@@ -255,6 +355,26 @@ def test_more_epochs_keep_codebook_and_critic_as_they_are(trained, tmp_path, mon
             assert "train/critic_real" in line and line["train/adversarial"] != 0
 
 
+@pytest.mark.parametrize("began", [None, 6])  # what is saved of a sleeping critic, and what was: the run's end
+def test_more_epochs_leave_a_critic_asleep_until_the_longer_run_wakes_it(trained, tmp_path, began):
+    """Asleep to the end of either run: it may not begin where the first one ended."""
+    sleeping = ("--epochs", "2", "--disc_start", "1", "--validation_epochs", "9")
+    assert run_vqgan(trained.data, tmp_path, *sleeping) == 0
+    state = torch.load(tmp_path / "state_last.pt", weights_only=True)
+    assert state["task"]["critic_began"] is None
+    state["task"]["critic_began"] = began
+    torch.save(state, tmp_path / "state_last.pt")
+    assert run_vqgan(trained.data, tmp_path, *sleeping, "--epochs", "3") == 0
+    assert not [line for line in metrics(tmp_path) if "train/critic_real" in line]
+
+
+def test_before_codes_are_placed_nothing_is_told_of_their_use(trained, tmp_path, capsys):
+    assert run_vqgan(trained.data, tmp_path, "--codebook_start", "0.7", "--validation_epochs", "1") == 0
+    told = [("val/codes_used" in line, "val/perplexity" in line) for line in metrics(tmp_path) if "val/psnr" in line]
+    assert told == [(False, False), (False, False), (True, True)]
+    assert "collapses" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("epochs", "begins"), [(2, 2), (4, 4)])
 def test_critic_begins_at_a_fraction_of_the_run(trained, tmp_path, epochs, begins):
     """0.4 of 6 steps is step 2, of 12 steps step 4 (counted from 0); its weight then rises from nothing."""
@@ -278,6 +398,37 @@ def test_only_the_newest_checkpoints_remain(trained, tmp_path):
     kept = {path.name for path in tmp_path.glob("*.pt")}
     assert kept == {"vqgan_epoch_3.pt", "vqgan_epoch_4.pt", "state_last.pt", "state_step_9.pt", mine.name}
     assert torch.load(tmp_path / "state_step_9.pt", weights_only=True)["step"] == 9
+
+
+def test_keeping_one_state_from_a_stop_on_removes_the_older_ones(trained, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        run_vqgan(trained.data, tmp_path, "--save_steps", "2")
+    assert (tmp_path / "state_step_4.pt").exists()
+    assert run_vqgan(trained.data, tmp_path, "--save_steps", "2", "--keep_checkpoints", "1") == 0
+    assert [path.name for path in tmp_path.glob("state_*.pt")] == ["state_last.pt"]
+
+
+def test_a_checkpoint_before_anything_was_logged_is_saved_with_its_state(trained, tmp_path, monkeypatch):
+    """Three steps an epoch, a line every ten: the run is drawn from its first line on."""
+    from run_pictures.run import draw_run
+
+    drawn = []
+    monkeypatch.setattr("vqvae.vqgan_trainer.draw_run", lambda folder: drawn.append(folder) or draw_run(folder))
+    flags = ("--epochs", "2", "--save_epochs", "1", "--logging_steps", "10")
+    assert run_vqgan(trained.data, tmp_path, *flags) == 0
+    assert torch.load(tmp_path / "state_step_3.pt", weights_only=True)["step"] == 3
+    assert (tmp_path / "vqgan_epoch_1.pt").exists() and drawn == [tmp_path]
+
+
+def test_what_goes_wrong_in_drawing_a_run_costs_no_steps(trained, tmp_path, monkeypatch):
+    def fails(folder):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("vqvae.vqgan_trainer.draw_run", fails)
+    with pytest.raises(UserError, match="the disk is full"):
+        run_vqgan(trained.data, tmp_path, "--epochs", "1")
+    assert torch.load(tmp_path / "state_last.pt", weights_only=True)["step"] == 3
 
 
 def test_the_checkpoint_of_the_least_held_out_loss_stays(trained, tmp_path, capsys, monkeypatch):
@@ -334,10 +485,12 @@ def test_a_second_process_is_refused_with_the_first_ones_pid(script, trained, tm
 
 def test_what_a_killed_run_left_half_written_is_swept(trained, tmp_path):
     (tmp_path / "pictures").mkdir()
-    for name in (".state_last.pt.4711.tmp", "pictures/.curves.png.4711.tmp"):
+    (tmp_path / "mine").mkdir()
+    theirs = [".notes.tmp", ".draft.v2.tmp", "mine/.state_last.pt.4711.tmp"]
+    for name in (".state_last.pt.4711.tmp", "pictures/.curves.png.4711.tmp", *theirs):
         (tmp_path / name).write_bytes(b"half")
     assert run_vqgan(trained.data, tmp_path, "--epochs", "1") == 0
-    assert not list(tmp_path.rglob(".*.tmp"))
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob(".*.tmp")) == sorted(theirs)
 
 
 def test_a_loss_that_is_no_number_stops_before_the_optimiser(trained, tmp_path, monkeypatch):
@@ -567,6 +720,20 @@ def test_a_full_disk_leaves_the_previous_file(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("write", [files.write_atomically, write_whole])
+def test_a_disk_mounted_read_only_is_one_line(tmp_path, monkeypatch, write):
+    """It refuses to delete even what is not there."""
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for module in ("training.files", "radar.export"):
+        monkeypatch.setattr(f"{module}.open", refused, raising=False)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(UserError, match=r"note.txt: .*Read-only file system"):
+        write(tmp_path / "note.txt", lambda file: file.write(b"text"))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_told_in_one_line_while_metrics_are_written(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
@@ -627,6 +794,48 @@ def test_dry_run_trains_nothing(trained, tmp_path, capsys):
     assert run_vqgan(trained.data, tmp_path / "run", "--dry_run") == 0
     assert "12 training, 2 validation, 2 test images of 2 classes" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_stage_2_tells_the_plan_of_the_real_one_and_encodes_nothing(
+    trained, tmp_path, monkeypatch, capsys
+):
+    encoded, more = count_encodings(monkeypatch), ("--epochs", "1", "--validation_epochs", "9")
+    plans = []
+    for flags in (("--dry_run",), ()):
+        assert run_ldm(trained.data, trained.vqgan, tmp_path / "run", *more, *flags) == 0
+        plans.append(next(line for line in capsys.readouterr().out.splitlines() if "latents of" in line))
+        if flags:
+            assert not encoded and not (tmp_path / "run").exists()
+    assert plans[0] == plans[1] and "(4, 8, 8) each" in plans[0] and "M parameters; 3 steps an epoch" in plans[0]
+
+
+def test_a_dry_run_of_stage_2_refuses_what_the_real_one_does(trained, tmp_path):
+    for flags, message in (
+        (("--gradient_accumulation_steps", "3"), "cannot be divided evenly"),
+        (("--init_from", trained.vqgan), "expected a ldm checkpoint"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_ldm(trained.data, trained.vqgan, tmp_path / "run", "--dry_run", *flags)
+
+
+def test_losses_on_held_out_and_training_latents_are_of_the_same_noise(trained, tmp_path, monkeypatch):
+    seen = []
+
+    def loss(task, unet, latents, labels, timesteps, noise):
+        seen.append((timesteps, noise))
+        return torch.zeros(len(labels))
+
+    validate = LDMTask.validate
+
+    def watched(task):
+        with monkeypatch.context() as patch:
+            patch.setattr(LDMTask, "_loss", loss)
+            return validate(task)
+
+    monkeypatch.setattr(LDMTask, "validate", watched)
+    assert run_ldm(trained.data, trained.vqgan, tmp_path, "--epochs", "1") == 0
+    held_out, training, unlabelled = seen
+    assert states_equal(held_out, training) and states_equal(held_out, unlabelled)
 
 
 def test_a_dry_run_leaves_the_data_undivided(tmp_path):

@@ -145,6 +145,16 @@ def test_critic_needs_three_times_two_to_the_layers_pixels(layers, side):
         critic(torch.zeros(1, 1, side - 1, side - 1))
 
 
+@pytest.mark.parametrize("channels", [4, 7, 36, 100])
+def test_critic_takes_any_width(channels):
+    assert PatchDiscriminator(1, channels, 2)(torch.zeros(1, 1, 16, 16)).shape[:2] == (1, 1)
+
+
+def test_critics_of_usual_widths_have_the_groups_they_had():
+    norms = [layer for layer in PatchDiscriminator(1, 64, 3).layers if isinstance(layer, torch.nn.GroupNorm)]
+    assert [norm.num_groups for norm in norms] == [32, 32, 32]
+
+
 def test_adaptive_weight_is_the_ratio_of_gradient_norms_at_the_last_layer():
     layer = nn.Conv2d(2, 1, 3, padding=1)
     sample = layer(torch.randn(2, 2, 8, 8))

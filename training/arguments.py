@@ -108,8 +108,12 @@ def existing_file(text: str) -> Path:
 
 
 def output_dir(text: str) -> Path:
-    """An argparse type: a folder to write to, which may not exist yet but must not be a file."""
-    return _path(text, "a folder", "a folder", "nothing")
+    """An argparse type: a folder to write to, which may not exist yet but must not be a file, nor lie in one."""
+    path = _path(text, "a folder", "a folder", "nothing")
+    above = next((parent for parent in path.parents if _what_is_at(parent) != "nothing"), None)
+    if above is not None and _what_is_at(above) != "a folder":
+        raise argparse.ArgumentTypeError(f"expected a folder at {text!r}, found {_what_is_at(above)} at {str(above)!r}")
+    return path
 
 
 def run_script(main: Callable[[], int | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -36,7 +37,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             raise
         raise UserError(f"{path}: could not be written ({_reason(cause)}); the file before it is untouched") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses this too, and would hide what was raised above
+            temporary.unlink()
 
 
 def write_folder(path: Path, fill: Callable[[Path], None], over: bool = False) -> None:
@@ -88,10 +90,15 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what a killed process left half written in ``folder`` and below, which this process must hold alone."""
-    for leftover in Path(folder).rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+def sweep(*folders: Path) -> None:
+    """Delete what a killed process left half written in ``folders``, which this process must hold alone.
+
+    Files of other names than ``write_atomically`` gives are somebody else's.
+    """
+    for folder in folders:
+        for leftover in Path(folder).glob(".*.tmp"):
+            if leftover.suffixes[-2:-1] and leftover.suffixes[-2][1:].isdecimal():
+                leftover.unlink(missing_ok=True)
 
 
 def save_json(value: Any, path: Path) -> None:

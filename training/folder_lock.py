@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -43,5 +44,6 @@ class FolderLock:
 
     def release(self) -> None:
         """Let go of the folder."""
-        self._pid_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next holder writes it anew; the lock must go in any case
+            self._pid_file.unlink()
         self._lock.release()

@@ -74,10 +74,12 @@ class Task(Protocol):
 
     Attributes:
         name: its checkpoints' prefix.
+        identity: facts on what is trained on, among them the digests of ``DIGESTS``.
         decisive: the validation figure, better when lower, whose least value makes the best checkpoint; None for none.
     """
 
     name: str
+    identity: dict[str, Any]
     decisive: str | None
 
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
@@ -170,7 +172,14 @@ class RunState(TypedDict):
     task: dict[str, Any]
     best: NotRequired[tuple[float, int]]
     skipped: NotRequired[int]
+    identity: NotRequired[dict[str, str]]
 
+
+DIGESTS = {  # facts that a resumed run shares with its state, and what it means that they differ
+    "vqgan": "--vqgan_path holds another stage 1, whose latents are others",
+    "train_images": "other images are trained on (the data or their division have changed, see --splits)",
+    "val_images": "other images are held out (the data or their division have changed, see --splits)",
+}
 
 SKIPPED_IN_A_ROW = 10  # steps that may be skipped one after the other: then it is not the batches
 SKIPPED_SHARE = 0.01  # of the run's steps, or that many in a row if that is more
@@ -223,7 +232,8 @@ class TrainingLoop:
         """Go on from ``state_last.pt`` where there is one.
 
         Raises:
-            UserError: it belongs to another stage, data order or format, or is not the same for all processes.
+            UserError: it belongs to another stage, other data, another data order or format, or is not the same for all
+                processes.
         """
         if self.folder.state_path.exists():
             self._load(self.folder.state_path)
@@ -245,6 +255,7 @@ class TrainingLoop:
                 f"{path}: was trained with {state['steps_per_epoch']} steps an epoch, the data now "
                 f"gives {len(self.order)}: restore the data, or start over with --restart"
             )
+        self._check_identity(state.get("identity", {}))  # states of before hold none
         self.step = self._saved_at = state["step"]
         self._best = state.get("best", self._best)
         self._skipped = state.get("skipped", 0)
@@ -253,6 +264,18 @@ class TrainingLoop:
         if processes.is_first():
             self.folder.forget_after(self.step)
         print(f"resuming after step {self.step} of {self.total_steps} ({path})", flush=True)
+
+    def _check_identity(self, before: dict[str, str]) -> None:
+        now = self._identity()
+        changed = [words for name, words in DIGESTS.items() if name in before and before[name] != now.get(name)]
+        if changed:
+            raise UserError(
+                f"--output_dir {self.folder.path}: its run cannot go on: {'; '.join(changed)}. Restore what it was "
+                "trained on, choose another folder, or start over with --restart"
+            )
+
+    def _identity(self) -> dict[str, str]:
+        return {name: self.task.identity[name] for name in DIGESTS if name in self.task.identity}
 
     def run(self) -> int:
         """Train to the end; 0, or 128 + the signal that asked to stop.
@@ -334,6 +357,7 @@ class TrainingLoop:
         if ended and (last or (epoch + 1) % self.options.save_epochs == 0):
             self._export(epoch + 1)
             self.save()
+            self._draw_run()  # last: what goes wrong in it costs a picture, no steps
         elif self.options.save_steps and self.step % self.options.save_steps == 0:
             self.save()
 
@@ -394,6 +418,9 @@ class TrainingLoop:
         self._write_checkpoint(f"epoch_{epoch}", epoch)
         if processes.is_first():
             self.folder.keep_newest(f"{self.task.name}_epoch_*.pt", self.options.keep)
+
+    def _draw_run(self) -> None:
+        if processes.is_first() and self.folder.metrics_path.exists():  # few steps may have been logged nowhere yet
             for name, path in self.task.draw_run(self.folder.path).items():
                 self.tracker.picture(name, path, self.step)
 
@@ -421,10 +448,13 @@ class TrainingLoop:
             "task": self.task.state_dict(),
             "best": list(self._best),
             "skipped": self._skipped,
+            "identity": self._identity(),
         }
         if self.options.keep > 1:
             self.folder.keep_previous_state(self._saved_at, self.options.keep - 1)
         checkpoint.save(self._kind_of_state, state, self.folder.state_path)
+        if self.options.keep == 1:
+            self.folder.keep_newest("state_step_*.pt", 0)  # of a run that kept more until it was stopped
 
     def _leave(self, number: int) -> int:
         self.save()

@@ -10,6 +10,8 @@ from typing import Any
 from errors import UserError
 from training import files
 from training.folder_lock import FolderLock
+from training.material import FOLDER as MATERIAL
+from training.run_view import STAGES, settings_of, stage_of
 
 STATE_NAME = "state_last.pt"
 
@@ -34,7 +36,8 @@ class RunFolder:
         """
         self._lock = FolderLock(self.path)
         self.pictures.mkdir(exist_ok=True)
-        files.sweep(self.path)  # or it would stay for ever, and a training state is large
+        # What was left half written would stay for ever, and a training state is large.
+        files.sweep(self.path, self.pictures, self.pictures / MATERIAL)
 
     @property
     def state_path(self) -> Path:
@@ -45,6 +48,25 @@ class RunFolder:
     def pictures(self) -> Path:
         """Where pictures go."""
         return self.path / "pictures"
+
+    def check_stage(self, stage: str) -> None:
+        """Refuse what the other stage than ``stage`` has trained here: both keep their states under the same names.
+
+        Raises:
+            UserError: the folder holds such a run.
+        """
+        found = stage_of(settings_of(self.path))
+        if not found:  # arguments.json is gone or damaged
+            there = [name for name in STAGES if self._numbered(f"{name}_epoch_*.pt")]
+            found = there[0] if len(there) == 1 else stage
+        # A checkpoint of the other stage alone, put here by the user, is no run and in nobody's way.
+        run = [path for path in (self.state_path, self.metrics_path) if path.exists()]
+        if found != stage and run:
+            names = ", ".join(path.name for path in [*run, *self._numbered(f"{found}_epoch_*.pt")[-1:]])
+            raise UserError(
+                f"--output_dir {self.path}: holds a run of the other stage ({STAGES[found]}: {names}), which would be "
+                "lost; choose another folder"
+            )
 
     def check_same_run(self, arguments: dict[str, Any], may_change: set[str], implied: dict[str, Any]) -> None:
         """Compare with ``arguments.json`` of the run found here, then write the new ones.
@@ -69,10 +91,17 @@ class RunFolder:
                 )
         files.save_json(arguments, path)
 
-    def clear(self) -> None:
-        """Forget an earlier run: its states, metrics, pictures and tracker. Inference checkpoints go too."""
-        patterns = ("state_*.pt", "*_epoch_*.pt", "ldm_best.pt", "metrics.jsonl", "wandb_id.txt")
-        drawn = (
+    def clear(self, stage: str, needed: dict[str, Path]) -> None:
+        """Forget an earlier run of ``stage``: its states, metrics, pictures and tracker, its inference checkpoints too.
+
+        Raises:
+            UserError: a file that a flag of ``needed`` names is among them; nothing was deleted.
+        """
+        patterns = (
+            "state_last.pt",
+            f"{stage}_best.pt",
+            "metrics.jsonl",
+            "wandb_id.txt",
             "index.html",
             "metrics.csv",
             "pictures/*.png",
@@ -80,9 +109,14 @@ class RunFolder:
             "pictures/material/*",
             "tensorboard/events.out.tfevents.*",
         )
-        for pattern in patterns + drawn:
-            for path in self.path.glob(pattern):
-                path.unlink()
+        numbered = [*self._numbered("state_step_*.pt"), *self._numbered(f"{stage}_epoch_*.pt")]
+        doomed = numbered + [path for pattern in patterns for path in self.path.glob(pattern)]
+        places = {path.resolve() for path in doomed}
+        for flag, file in needed.items():
+            if file.resolve() in places:
+                raise UserError(f"--{flag} {file}: --restart would delete it; choose another --output_dir")
+        for path in doomed:
+            path.unlink()
 
     def log(self, values: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -115,8 +149,9 @@ class RunFolder:
         return f"{older}start over with --restart"
 
     def keep_newest(self, pattern: str, number: int) -> None:
-        """Delete all but the ``number`` newest files of ``pattern`` (by the number in their name)."""
-        for path in self._numbered(pattern)[:-number]:
+        """Delete all but the ``number`` newest files of ``pattern`` (by the number in their name); 0: all."""
+        found = self._numbered(pattern)
+        for path in found[: len(found) - number] if number < len(found) else []:
             path.unlink(missing_ok=True)
 
     def _numbered(self, pattern: str) -> list[Path]:

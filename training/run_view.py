@@ -32,7 +32,7 @@ class RunView:
     @property
     def stage(self) -> str:
         """What was trained, for a title."""
-        return STAGES["ldm" if "vqgan_path" in self.settings else "vqgan"] if self.settings else "Run"
+        return STAGES.get(stage_of(self.settings), "Run")
 
     @property
     def total_steps(self) -> int:
@@ -82,12 +82,20 @@ def view(path: Path) -> RunView:
         raise UserError(f"--run_dir {path}: holds no metrics.jsonl; name the --output_dir of a training that has begun")
     found = {file.stem.rsplit("_", 1)[1]: file for file in path.glob("*_epoch_*.pt")}
     checkpoints = {int(epoch): found[epoch] for epoch in sorted(filter(str.isdecimal, found), key=int)}
-    return RunView(path, _settings(path / "arguments.json"), read_metrics(path / "metrics.jsonl"), checkpoints)
+    return RunView(path, settings_of(path), read_metrics(path / "metrics.jsonl"), checkpoints)
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def stage_of(settings: dict[str, Any]) -> str:
+    """The stage that a run's flags belong to, as its checkpoints' prefix; "" without flags."""
+    if not settings:
+        return ""
+    return "ldm" if "vqgan_path" in settings else "vqgan"
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The flags of the run in ``folder``; empty where they cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads((folder / "arguments.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

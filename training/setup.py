@@ -146,17 +146,22 @@ def held_run_folder(args: argparse.Namespace) -> Iterator[Any]:
     Of several processes the first one holds it, the others look on.
 
     Raises:
-        UserError: another process holds it, it cannot be written, or it holds a run with other settings.
+        UserError: another process holds it, it cannot be written, or it holds a run of the other stage or with other
+            settings.
     """
     from training import processes
     from training.run_folder import RunFolder
+    from training.run_view import stage_of
 
     folder = RunFolder(args.output_dir)
     try:
         if processes.is_first():
             folder.hold()
+            stage = stage_of(vars(args))
+            folder.check_stage(stage)
             if args.restart:
-                folder.clear()
+                needed = {name: getattr(args, name, None) for name in ("init_from", "vqgan_path")}
+                folder.clear(stage, {name: path for name, path in needed.items() if path is not None})
             folder.check_same_run(plain(args), MAY_CHANGE, BEFORE_FLAGS)
         processes.wait()
         yield folder

@@ -86,6 +86,25 @@ def load_vqgan(path: Path) -> tuple[CustomVQGAN, VQGANFile]:
     return model, payload
 
 
+def division_warning(stage1: VQGANFile, data_dir: Path, train: list[str]) -> str | None:
+    """Words on a stage 1 that was trained on another part of ``data_dir`` than ``train``, or None.
+
+    One that was trained on another folder shares no division with this one, and old checkpoints do not tell.
+    """
+    earlier = stage1["identity"].get("train_images")
+    arguments = stage1["identity"].get("arguments")
+    folder = arguments.get("data_dir") if isinstance(arguments, dict) else None
+    if earlier is None or folder is None or earlier == checkpoint.digest(train):
+        return None
+    if Path(str(folder)).resolve() != Path(data_dir).resolve():
+        return None
+    return (
+        f"--data_dir {data_dir}: stage 1 was trained on another division of this folder. Images that it held out may "
+        "be trained on here, and held-out ones be known to it: figures of either part may be too good. Give its parts "
+        "with --splits, or train stage 1 anew"
+    )
+
+
 @torch.no_grad()
 def latent_statistics(latents: Tensor) -> LatentStatistics:
     """Mean and standard deviation of every latent channel. (N, D, h, w) -> {"mean": D floats, "std": D floats}."""
@@ -97,9 +116,14 @@ class ReconstructionFigures:
     """Gathers held-out reconstructions into the figures that validation reports.
 
     Code use is counted over exactly the images that were given, never over the run.
+
+    Args:
+        live: L.
+        quantised: whether the model has placed its codes; before that there is no use to tell of.
     """
 
-    def __init__(self, live: int) -> None:
+    def __init__(self, live: int, quantised: bool = True) -> None:
+        self._quantised = quantised
         self._counts = torch.zeros(live, dtype=torch.int64)
         self._psnr: list[Tensor] = []
         self._lpips: list[Tensor] = []
@@ -124,7 +148,7 @@ class ReconstructionFigures:
 
     def of_all_processes(self) -> ReconstructionFigures:
         """The figures of every process's images together."""
-        whole = ReconstructionFigures(len(self._counts))
+        whole = ReconstructionFigures(len(self._counts), self._quantised)
         for part in processes.gathered(self):
             whole._counts += part._counts
             for name in ("_psnr", "_lpips", "_images", "_row_power", "_column_power", "_patch_power"):
@@ -149,7 +173,7 @@ class ReconstructionFigures:
         return 10 * torch.log10((mine + SILENCE) / (theirs + SILENCE))
 
     def summary(self) -> dict[str, float]:
-        """psnr (dB), lpips where measured, codes_used, codes_live, usage, perplexity, spectrum errors (dB)."""
+        """psnr (dB), lpips where measured, spectrum errors (dB); codes_used, codes_live, usage, perplexity of codes."""
         live = len(self._counts)
         used = int((self._counts > 0).sum())
         rows, columns = self.spectra()
@@ -157,11 +181,14 @@ class ReconstructionFigures:
         figures = {"psnr": float(torch.cat(self._psnr).mean())}
         if self._lpips:
             figures["lpips"] = float(torch.cat(self._lpips).mean())
+        if self._quantised:
+            figures |= {
+                "codes_used": used,
+                "codes_live": live,
+                "usage": used / live,
+                "perplexity": perplexity(self._counts),
+            }
         return figures | {
-            "codes_used": used,
-            "codes_live": live,
-            "usage": used / live,
-            "perplexity": perplexity(self._counts),
             # The first bins hold the window's skirt of the line's mean; texture begins above them.
             "row_spectrum_db": float(rows[2:].abs().mean()),
             "column_spectrum_db": float(columns[2:].abs().mean()),
@@ -177,7 +204,7 @@ def evaluate_reconstruction(
     model: CustomVQGAN, batches: Iterable[Tensor], lpips: torch.nn.Module | None = None
 ) -> ReconstructionFigures:
     """Reconstruct every batch (N, C, H, W), each process its own, and gather the figures of all."""
-    figures = ReconstructionFigures(int(model.quantize.live))
+    figures = ReconstructionFigures(int(model.quantize.live), bool(model.quantize.started))
     for images in batches:
         reconstruction, indices = model.reconstruct(images)
         figures.add(images, reconstruction, indices, lpips)

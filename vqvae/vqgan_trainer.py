@@ -394,12 +394,14 @@ class VQGANTask(SavedParts):
 
     def state_dict(self) -> dict[str, Any]:
         awake = self.critic_schedule.last_epoch > 0
-        return {**super().state_dict(), "critic_began": self.critic_start if awake else self.total_steps}
+        return {**super().state_dict(), "critic_began": self.critic_start if awake else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        # A run that goes on with more epochs must not put a critic to sleep that was awake already.
-        self._critic_began = state["critic_began"]
+        # A run that goes on with more epochs must not put a critic to sleep that was awake already. One that slept
+        # begins where the longer run has it; earlier states hold the end of the shorter run for it.
+        awake = self.critic_schedule.last_epoch > 0
+        self._critic_began = state["critic_began"] if awake else self.total_steps
 
     def parts(self) -> dict[str, Any]:
         return {
