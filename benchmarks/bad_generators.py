@@ -23,7 +23,7 @@ from evaluation.classifier import accuracy_and_f1, batches_of, confusion, featur
 from evaluation.fidelity import fidelity, mean_of
 from evaluation.gain import Judge, Study
 from evaluation.images import ImageSet, channels_of, from_folder
-from evaluation.novelty import novelty, points_of_features, points_of_images
+from evaluation.novelty import marks_of, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
 from radar.metadata import RadarMetadata
 from spectrograms.listing import list_images
@@ -79,9 +79,10 @@ def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes
     alone = train_classifier("small", number, batch, rest["steps"], 0, CPU, lambda: None)
     taught, _ = accuracy_and_f1(confusion(held_out.labels, predict(alone, held_out.images, CPU), number))
     parts = (synthetic, training, held_out)
-    near, _, _ = novelty(*(points_of_images(part.images) for part in parts))
+    marks = marks_of(training.images)
+    near, _, _ = novelty(*(points_of_images(part.images) for part in parts), marks=marks)
     learned = [features(model, part.images, CPU) for part in parts]
-    alike, _, _ = novelty(*(points_of_features(part, learned[1]) for part in learned))
+    alike, _, _ = novelty(*(points_of_features(part, learned[1]) for part in learned), marks=marks)
     seen = mean_of(
         [
             fidelity(*(features(network, part.images, CPU) for part in (others, held_out, synthetic)))

@@ -20,7 +20,7 @@ from evaluation.images import ImageSet
 from evaluation.inception import Inception
 from evaluation.measuring import Measuring
 from evaluation.memory import FigureMemory
-from evaluation.novelty import Nearest, novelty, points_of_features, points_of_images
+from evaluation.novelty import Nearest, marks_of, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
 from radar.metadata import RadarMetadata
 from training.files import save_json
@@ -118,14 +118,15 @@ def _compare(
 ) -> Comparison:
     classifier, halves = study.classifier_of_real(), study.classifiers_of_halves()
     spaces = len(halves) + (inception is not None)
-    total = 3 * (1 + spaces) + 6 + 2 * spaces * (len(classes) + 1) + 3 + 2  # of all calls to ``measuring``
+    total = 3 * (1 + spaces) + 7 + 2 * spaces * (len(classes) + 1) + 3 + 2  # of all calls to ``measuring``
     with tqdm(total=total, desc="judging", unit="figure") as bar, FigureMemory(folder, bar) as memory:
         measuring = Measuring(memory, study.judge.device)
         parts = (synthetic, real, held_out)
-        copied, *near = novelty(*(points_of_images(part.images) for part in parts), measuring.nearest)
+        marks = marks_of(real.images, measuring.nearest)
+        copied, *near = novelty(*(points_of_images(part.images) for part in parts), measuring.nearest, marks)
         learned = [measuring.features(classifier, part.images) for part in parts]
         points = [points_of_features(part, learned[1]) for part in learned]
-        copied["in_features"], *near_in_features = novelty(*points, measuring.nearest)
+        copied["in_features"], *near_in_features = novelty(*points, measuring.nearest, marks)
         seen = [
             [(measuring.features(network, part.images), part.labels) for part in (others, held_out, synthetic)]
             for network, others in halves

@@ -175,6 +175,16 @@ def _novelty_sentence(found: dict[str, Any]) -> str:
     )
 
 
+def _duplicates_note(found: dict[str, Any]) -> str:
+    repeats = found["training_duplicates"]
+    if not repeats:
+        return ""
+    return (
+        f'<p class="note">Training images that repeat another and were set aside here: {repeats}. A copy is told by '
+        "the distances between different images.</p>"
+    )
+
+
 def _spectra_figure(curves: dict[str, tuple[Tensor, Tensor]]) -> str:
     figure = Figure(figsize=(9, 2.8))
     for number, axis in enumerate(("rows (along slow time)", "columns (along Doppler)")):
@@ -351,6 +361,7 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         "<h2>Are they new?</h2>",
         f"<p>Pixel by pixel, {_novelty_sentence(novelty)}</p>",
         f"<p>In the features of a classifier of the real images, {_novelty_sentence(novelty['in_features'])}</p>",
+        _duplicates_note(novelty),
         "<p>Copies in place are counted; a training image that was shifted in time counts as new.</p>",
         _distance_figure(
             {
