@@ -71,7 +71,7 @@ def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes
     """Every figure of one generator by name.
 
     ``rest``: ``model``, a classifier of real images; ``spaces``, see ``Study.classifiers_of_halves``; ``radar``;
-    ``steps``.
+    ``measured_rows`` of the images that it describes; ``steps``.
     """
     model, number = rest["model"], len(classes)
     right, _ = accuracy_and_f1(confusion(synthetic.labels, predict(model, synthetic.images, CPU), number))
@@ -89,7 +89,7 @@ def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes
             for network, others in rest["spaces"]
         ]
     )
-    motion = physics(training, held_out, synthetic, classes, rest["radar"])
+    motion = physics(training, held_out, synthetic, classes, rest["radar"], measured_rows=rest.get("measured_rows"))
     ratios = [row["ratio"] for row in motion["overall"].values() if row["ratio"] is not None]
     rows, columns = spectra_difference_db(synthetic.images, training.images)
     found = seen["synthetic"]
@@ -137,6 +137,7 @@ def measure() -> int:
         "model": study.classifier_of_real(),
         "spaces": study.classifiers_of_halves(),
         "radar": RadarMetadata.load(args.real_train),
+        "measured_rows": contract.native_size[0],
         "steps": args.steps,
     }
     columns = {

@@ -57,7 +57,7 @@ def assess(
     classifier = study.classifier_of_real()
     agreement = confusion(synthetic.labels, predict(classifier, synthetic.images, device), classes)
     on_held_out = confusion(held_out.labels, predict(classifier, held_out.images, device), classes)
-    found = _compare(real, held_out, synthetic, contract.classes, radar, study, folder, inception)
+    found = _compare(real, held_out, synthetic, contract, radar, study, folder, inception)
     table = study.table(None)
     results: dict[str, Any] = {
         "headline": headline(table),
@@ -110,12 +110,13 @@ def _compare(
     real: ImageSet,
     held_out: ImageSet,
     synthetic: ImageSet,
-    classes: tuple[str, ...],
+    contract: DataContract,
     radar: RadarMetadata | None,
     study: Study,
     folder: Path,
     inception: Inception | None,
 ) -> Comparison:
+    classes, measured_rows = contract.classes, contract.native_size[0]
     classifier, halves = study.classifier_of_real(), study.classifiers_of_halves()
     spaces = len(halves) + (inception is not None)
     total = 3 * (1 + spaces) + 7 + 2 * spaces * (len(classes) + 1) + 3 + 2  # of all calls to ``measuring``
@@ -135,7 +136,7 @@ def _compare(
         if inception is not None:
             known = [(measuring.features(inception, part.images), part.labels) for part in (real, held_out, synthetic)]
             results["fidelity_inception"] = _fidelity([known], classes, measuring)
-        results["physics"] = physics(real, held_out, synthetic, classes, radar, measuring.kinematics)
+        results["physics"] = physics(real, held_out, synthetic, classes, radar, measuring.kinematics, measured_rows)
         spectra = {
             "synthetic": measuring.spectra(synthetic.images, real.images),
             "held-out real (the floor)": measuring.spectra(held_out.images, real.images),

@@ -25,13 +25,13 @@ NAMED = 20  # outliers listed
 GREY_LEVEL = 1 / 255  # of the value range: what the files resolve; a smaller floor is taken to be as large
 
 
-def kinematics(images: Tensor, radar: RadarMetadata | None) -> dict[str, Array]:
+def kinematics(images: Tensor, radar: RadarMetadata | None, measured_rows: int | None = None) -> dict[str, Array]:
     """Every figure of ``radar.kinematics.measure`` for every image, each (N,); colours count by their brightness.
 
-    (N, C, H, W) in [-1, 1].
+    (N, C, H, W) in [-1, 1]; ``measured_rows`` are those of the images that ``radar`` describes, None for H.
     """
     maps = ((images + 1) / 2).mean(dim=1).numpy()
-    return measure(maps, axes_of(*maps.shape[1:], radar))
+    return measure(maps, axes_of(*maps.shape[1:], radar, measured_rows))
 
 
 def resolutions(axes: Axes) -> dict[str, float]:
@@ -46,13 +46,14 @@ def physics(
     synthetic: ImageSet,
     classes: tuple[str, ...],
     radar: RadarMetadata | None,
-    kinematics: Callable[[Tensor, RadarMetadata | None], dict[str, Array]] = kinematics,
+    kinematics: Callable[[Tensor, RadarMetadata | None, int | None], dict[str, Array]] = kinematics,
+    measured_rows: int | None = None,
 ) -> dict[str, Any]:
     """Wasserstein distances between the distributions of every figure, class by class.
 
     The floor is the distance of held-out real images to the same real training images. As many synthetic as held-out
     images are compared, because few images lie farther from any distribution than many do. ``kinematics`` may remember
-    what it measured.
+    what it measured; ``measured_rows`` are those of the images that ``radar`` describes, None where they are these.
 
     Returns:
         ``unit`` of each figure; ``overall`` and ``per_class`` (by name): per figure ``real`` and ``synthetic``
@@ -60,8 +61,8 @@ def physics(
         cannot be had; ``outliers``: the share of synthetic and of held-out images with a figure far outside those of
         their class's real images, and the first of the synthetic ones by name.
     """
-    figures = [kinematics(part.images, radar) for part in (real, held_out, synthetic)]
-    axes = axes_of(*real.images.shape[-2:], radar)
+    figures = [kinematics(part.images, radar, measured_rows) for part in (real, held_out, synthetic)]
+    axes = axes_of(*real.images.shape[-2:], radar, measured_rows)
     units, resolution = units_of(axes), resolutions(axes)
     generator = np.random.default_rng(0)
     per_class: dict[str, dict[str, Any]] = {}
