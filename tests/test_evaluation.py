@@ -574,7 +574,11 @@ def test_report_json_is_plain_and_holds_what_the_table_shows(report):
     assert results["fidelity"]["images"] == 6, "half of the 12 real images are compared"
     assert results["fidelity_inception"] is None
     assert results["novelty"]["training_duplicates"] == results["novelty"]["in_features"]["training_duplicates"] == 0
-    assert "repeat another" not in (report / "report.html").read_text(encoding="utf-8")
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "repeat another" not in page and "images with a cadence (%; " in page
+    found = results["physics"]["found"]
+    assert set(found["overall"]) == set(results["physics"]["overall"])
+    assert set(found["per_class"]) == {"<b>$x_$", "crawl"}
     rows = {name: row for name, *row in gain_rows({BASELINE: results["gain"][BASELINE]})}
     assert rows[BASELINE][0].startswith(f"{100 * results['gain'][BASELINE]['accuracy']:.1f}")
 
