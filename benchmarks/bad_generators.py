@@ -1,4 +1,4 @@
-"""Which figure of evaluate.py sees which fault? Six generators with one fault each, against every figure.
+"""Which figure of evaluate.py sees which fault? Seven generators with one fault each, against every figure.
 
     python benchmarks/bad_generators.py --real_train DIR --real_test DIR --colormap jet
 
@@ -23,7 +23,7 @@ from evaluation.classifier import accuracy_and_f1, batches_of, confusion, featur
 from evaluation.fidelity import fidelity, mean_of
 from evaluation.gain import Judge, Study
 from evaluation.images import ImageSet, channels_of, from_folder
-from evaluation.novelty import novelty, points_of_features, points_of_images
+from evaluation.novelty import marks_of, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
 from radar.metadata import RadarMetadata
 from spectrograms.listing import list_images
@@ -47,11 +47,14 @@ def changed(images: ImageSet, pictures: Tensor, labels: Tensor | None = None) ->
 
 
 def generators(training: ImageSet, unseen: ImageSet) -> dict[str, ImageSet]:
-    """A generator without fault, and the six faulty ones."""
+    """A generator without fault, and the seven faulty ones."""
     generator = torch.Generator().manual_seed(0)
     copied = training.take(torch.randperm(len(training), generator=generator)[: len(unseen)])
     first = [int((unseen.labels == label).nonzero()[0]) for label in unseen.labels.tolist()]
     order = torch.randperm(len(unseen), generator=generator)
+    frozen = unseen.images.clone()
+    still = torch.arange(len(unseen)) % 7 > 0  # the few that move would pass for all of them
+    frozen[still] = frozen[still][..., frozen.shape[-1] // 2, None]
 
     def slightly_noisy(pictures: Tensor) -> Tensor:
         return pictures + 0.01 * torch.randn(pictures.shape, generator=generator)
@@ -63,6 +66,7 @@ def generators(training: ImageSet, unseen: ImageSet) -> dict[str, ImageSet]:
         "one mode": changed(unseen, slightly_noisy(unseen.images[first])),
         "shuffled labels": changed(unseen, unseen.images, unseen.labels[order]),
         "Doppler flipped": changed(unseen, unseen.images.flip(2)),
+        "frozen": changed(unseen, frozen),
         "noise": changed(unseen, 2 * torch.rand(unseen.images.shape, generator=generator) - 1),
     }
 
@@ -71,7 +75,7 @@ def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes
     """Every figure of one generator by name.
 
     ``rest``: ``model``, a classifier of real images; ``spaces``, see ``Study.classifiers_of_halves``; ``radar``;
-    ``steps``.
+    ``measured_rows`` of the images that it describes; ``steps``.
     """
     model, number = rest["model"], len(classes)
     right, _ = accuracy_and_f1(confusion(synthetic.labels, predict(model, synthetic.images, CPU), number))
@@ -79,16 +83,17 @@ def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes
     alone = train_classifier("small", number, batch, rest["steps"], 0, CPU, lambda: None)
     taught, _ = accuracy_and_f1(confusion(held_out.labels, predict(alone, held_out.images, CPU), number))
     parts = (synthetic, training, held_out)
-    near, _, _ = novelty(*(points_of_images(part.images) for part in parts))
+    marks = marks_of(training.images)
+    near, _, _ = novelty(*(points_of_images(part.images) for part in parts), marks=marks)
     learned = [features(model, part.images, CPU) for part in parts]
-    alike, _, _ = novelty(*(points_of_features(part, learned[1]) for part in learned))
+    alike, _, _ = novelty(*(points_of_features(part, learned[1]) for part in learned), marks=marks)
     seen = mean_of(
         [
             fidelity(*(features(network, part.images, CPU) for part in (others, held_out, synthetic)))
             for network, others in rest["spaces"]
         ]
     )
-    motion = physics(training, held_out, synthetic, classes, rest["radar"])
+    motion = physics(training, held_out, synthetic, classes, rest["radar"], measured_rows=rest.get("measured_rows"))
     ratios = [row["ratio"] for row in motion["overall"].values() if row["ratio"] is not None]
     rows, columns = spectra_difference_db(synthetic.images, training.images)
     found = seen["synthetic"]
@@ -110,6 +115,7 @@ def figures(training: ImageSet, held_out: ImageSet, synthetic: ImageSet, classes
         "kinematics, median ratio to floor": sorted(ratios)[len(ratios) // 2],
         "torso line, ratio to floor": motion["overall"]["torso"]["ratio"],
         "cadence, ratio to floor": motion["overall"]["cadence"]["ratio"],
+        "images with a cadence, ratio to floor": motion["found"]["overall"]["cadence"]["ratio"],
         "kinematic outliers (%)": 100 * motion["outliers"]["synthetic"],
         "row spectra (dB)": float(rows[2:].abs().mean()),
         "column spectra (dB)": float(columns[2:].abs().mean()),
@@ -136,6 +142,7 @@ def measure() -> int:
         "model": study.classifier_of_real(),
         "spaces": study.classifiers_of_halves(),
         "radar": RadarMetadata.load(args.real_train),
+        "measured_rows": contract.native_size[0],
         "steps": args.steps,
     }
     columns = {

@@ -21,7 +21,7 @@ from evaluation.inception import Inception
 from evaluation.intervals import share_half_interval
 from evaluation.measuring import Measuring
 from evaluation.memory import FigureMemory
-from evaluation.novelty import Nearest, novelty, points_of_features, points_of_images
+from evaluation.novelty import Nearest, marks_of, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
 from radar.metadata import RadarMetadata
 from training.files import save_json
@@ -58,7 +58,7 @@ def assess(
     classifier = study.classifier_of_real()
     agreement = confusion(synthetic.labels, predict(classifier, synthetic.images, device), classes)
     on_held_out = confusion(held_out.labels, predict(classifier, held_out.images, device), classes)
-    found = _compare(real, held_out, synthetic, contract.classes, radar, study, folder, inception)
+    found = _compare(real, held_out, synthetic, contract, radar, study, folder, inception)
     table = study.table(None)
     results: dict[str, Any] = {
         "headline": headline(table),
@@ -111,22 +111,24 @@ def _compare(
     real: ImageSet,
     held_out: ImageSet,
     synthetic: ImageSet,
-    classes: tuple[str, ...],
+    contract: DataContract,
     radar: RadarMetadata | None,
     study: Study,
     folder: Path,
     inception: Inception | None,
 ) -> Comparison:
+    classes, measured_rows = contract.classes, contract.native_size[0]
     classifier, halves = study.classifier_of_real(), study.classifiers_of_halves()
     spaces = len(halves) + (inception is not None)
-    total = 3 * (1 + spaces) + 6 + 2 * spaces * (len(classes) + 1) + 3 + 2  # of all calls to ``measuring``
+    total = 3 * (1 + spaces) + 7 + 2 * spaces * (len(classes) + 1) + 3 + 2  # of all calls to ``measuring``
     with tqdm(total=total, desc="judging", unit="figure") as bar, FigureMemory(folder, bar) as memory:
         measuring = Measuring(memory, study.judge.device)
         parts = (synthetic, real, held_out)
-        copied, *near = novelty(*(points_of_images(part.images) for part in parts), measuring.nearest)
+        marks = marks_of(real.images, measuring.nearest)
+        copied, *near = novelty(*(points_of_images(part.images) for part in parts), measuring.nearest, marks)
         learned = [measuring.features(classifier, part.images) for part in parts]
         points = [points_of_features(part, learned[1]) for part in learned]
-        copied["in_features"], *near_in_features = novelty(*points, measuring.nearest)
+        copied["in_features"], *near_in_features = novelty(*points, measuring.nearest, marks)
         seen = [
             [(measuring.features(network, part.images), part.labels) for part in (others, held_out, synthetic)]
             for network, others in halves
@@ -135,7 +137,7 @@ def _compare(
         if inception is not None:
             known = [(measuring.features(inception, part.images), part.labels) for part in (real, held_out, synthetic)]
             results["fidelity_inception"] = _fidelity([known], classes, measuring)
-        results["physics"] = physics(real, held_out, synthetic, classes, radar, measuring.kinematics)
+        results["physics"] = physics(real, held_out, synthetic, classes, radar, measuring.kinematics, measured_rows)
         mixed = [
             part.images[pick] for part, pick in zip(parts, same_mixture(*(part.labels for part in parts)), strict=True)
         ]

@@ -53,10 +53,12 @@ class Measuring:
         found = self._memory("fidelity", [real, other], lambda: _doubles(compare(real, other)))
         return {name: value.item() for name, value in found.items()}
 
-    def kinematics(self, images: Tensor, radar: RadarMetadata | None) -> dict[str, Array]:
+    def kinematics(
+        self, images: Tensor, radar: RadarMetadata | None, measured_rows: int | None = None
+    ) -> dict[str, Array]:
         """See ``physics.kinematics``."""
-        known = asdict(radar) if radar is not None else None
-        found = self._memory("kinematics", [images, known], lambda: _doubles(kinematics(images, radar)))
+        known = [asdict(radar), measured_rows] if radar is not None else None
+        found = self._memory("kinematics", [images, known], lambda: _doubles(kinematics(images, radar, measured_rows)))
         return {name: values.numpy() for name, values in found.items()}
 
     def spectra(self, images: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,13 +25,13 @@ NAMED = 20  # outliers listed
 GREY_LEVEL = 1 / 255  # of the value range: what the files resolve; a smaller floor is taken to be as large
 
 
-def kinematics(images: Tensor, radar: RadarMetadata | None) -> dict[str, Array]:
+def kinematics(images: Tensor, radar: RadarMetadata | None, measured_rows: int | None = None) -> dict[str, Array]:
     """Every figure of ``radar.kinematics.measure`` for every image, each (N,); colours count by their brightness.
 
-    (N, C, H, W) in [-1, 1].
+    (N, C, H, W) in [-1, 1]; ``measured_rows`` are those of the images that ``radar`` describes, None for H.
     """
     maps = ((images + 1) / 2).mean(dim=1).numpy()
-    return measure(maps, axes_of(*maps.shape[1:], radar))
+    return measure(maps, axes_of(*maps.shape[1:], radar, measured_rows))
 
 
 def resolutions(axes: Axes) -> dict[str, float]:
@@ -46,38 +46,41 @@ def physics(
     synthetic: ImageSet,
     classes: tuple[str, ...],
     radar: RadarMetadata | None,
-    kinematics: Callable[[Tensor, RadarMetadata | None], dict[str, Array]] = kinematics,
+    kinematics: Callable[[Tensor, RadarMetadata | None, int | None], dict[str, Array]] = kinematics,
+    measured_rows: int | None = None,
 ) -> dict[str, Any]:
     """Wasserstein distances between the distributions of every figure, class by class.
 
     The floor is the distance of held-out real images to the same real training images. As many synthetic as held-out
     images are compared, because few images lie farther from any distribution than many do. ``kinematics`` may remember
-    what it measured.
+    what it measured; ``measured_rows`` are those of the images that ``radar`` describes, None where they are these.
 
     Returns:
         ``unit`` of each figure; ``overall`` and ``per_class`` (by name): per figure ``real`` and ``synthetic``
         medians, ``distance``, ``floor`` and ``ratio`` (over classes: mean distances, and their ratio), None where it
-        cannot be had; ``outliers``: the share of synthetic and of held-out images with a figure far outside those of
-        their class's real images, and the first of the synthetic ones by name.
+        cannot be had; ``found``, with an ``overall`` and a ``per_class`` of its own: the shares of images that have
+        the figure at all (see ``_shares``); ``outliers``: the share of synthetic and of held-out images with a figure
+        far outside those of their class's real images, and the first of the synthetic ones by name.
     """
-    figures = [kinematics(part.images, radar) for part in (real, held_out, synthetic)]
-    axes = axes_of(*real.images.shape[-2:], radar)
+    figures = [kinematics(part.images, radar, measured_rows) for part in (real, held_out, synthetic)]
+    axes = axes_of(*real.images.shape[-2:], radar, measured_rows)
     units, resolution = units_of(axes), resolutions(axes)
     generator = np.random.default_rng(0)
     per_class: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for label, name in enumerate(classes):
         members = [np.flatnonzero(part.labels.numpy() == label) for part in (real, held_out, synthetic)]
         number = min(len(members[1]), len(members[2]))
         members[1:] = [generator.permutation(part)[:number] for part in members[1:]]
-        per_class[name] = {
-            figure: _compare(
-                *(values[figure][part] for values, part in zip(figures, members, strict=True)), resolution[figure]
-            )
-            for figure in units
+        of_class = {
+            figure: [values[figure][part] for values, part in zip(figures, members, strict=True)] for figure in units
         }
+        per_class[name] = {figure: _compare(*values, resolution[figure]) for figure, values in of_class.items()}
+        found[name] = {figure: _shares(*values) for figure, values in of_class.items()}
     overall = {
         figure: _over_classes([per_class[name][figure] for name in classes], resolution[figure]) for figure in units
     }
+    found_overall = {figure: _over_classes([found[name][figure] for name in classes], 0.0) for figure in units}
     far_synthetic, far_held_out = (
         _outliers(figures[0], real, values, part, resolution)
         for values, part in ((figures[2], synthetic), (figures[1], held_out))
@@ -86,6 +89,7 @@ def physics(
         "unit": units,
         "overall": overall,
         "per_class": per_class,
+        "found": {"overall": found_overall, "per_class": found},
         "outliers": {
             "synthetic": len(far_synthetic) / len(synthetic),
             "held_out": len(far_held_out) / len(held_out),
@@ -114,6 +118,29 @@ def _compare(real: Array, held_out: Array, synthetic: Array, resolution: float) 
     }
 
 
+def _shares(real: Array, held_out: Array, synthetic: Array) -> dict[str, float | None]:
+    """Shares of images that have a figure: those without a cadence or a target have no part in its distance.
+
+    The floor is the held-out images' difference to the real ones, and no less than chance alone makes of it: the
+    standard deviation of a difference of two shares, at the share of all real images with one success and one failure
+    added, so that it is not nothing where every image has the figure.
+    """
+    if not (len(real) and len(held_out) and len(synthetic)):
+        return dict.fromkeys(("real", "held_out", "synthetic", "distance", "floor", "ratio"))
+    there, there_held_out, there_synthetic = (float(np.isfinite(part).mean()) for part in (real, held_out, synthetic))
+    usual = (there * len(real) + there_held_out * len(held_out) + 1) / (len(real) + len(held_out) + 2)
+    chance = float(np.sqrt(usual * (1 - usual) * (1 / len(real) + 1 / len(synthetic))))
+    distance, floor = abs(there_synthetic - there), max(abs(there_held_out - there), chance)
+    return {
+        "real": there,
+        "held_out": there_held_out,
+        "synthetic": there_synthetic,
+        "distance": distance,
+        "floor": floor,
+        "ratio": distance / floor,
+    }
+
+
 def _ratio(distance: float | None, floor: float | None, resolution: float) -> float | None:
     if distance is None or floor is None or max(floor, resolution) == 0:
         return None
@@ -129,9 +156,8 @@ def _over_classes(rows: list[dict[str, float | None]], resolution: float) -> dic
 
     both = [row for row in rows if row["distance"] is not None and row["floor"] is not None]
     distance, floor = mean("distance", both), mean("floor", both)
-    return {
-        "real": mean("real", rows),
-        "synthetic": mean("synthetic", rows),
+    kept = [part for part in ("real", "held_out", "synthetic") if part in rows[0]]
+    return {part: mean(part, rows) for part in kept} | {
         "distance": distance,
         "floor": floor,
         "ratio": _ratio(distance, floor, resolution),

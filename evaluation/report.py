@@ -176,6 +176,16 @@ def _novelty_sentence(found: dict[str, Any]) -> str:
     )
 
 
+def _duplicates_note(found: dict[str, Any]) -> str:
+    repeats = found["training_duplicates"]
+    if not repeats:
+        return ""
+    return (
+        f'<p class="note">Training images that repeat another and were set aside here: {repeats}. A copy is told by '
+        "the distances between different images.</p>"
+    )
+
+
 def _spectra_figure(curves: dict[str, tuple[Tensor, Tensor]]) -> str:
     figure = Figure(figsize=(9, 2.8))
     for number, axis in enumerate(("rows (along slow time)", "columns (along Doppler)")):
@@ -241,11 +251,26 @@ def _figure_text(key: str, value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.{decimals}f}"
 
 
+FOUND_NAMES = {  # figures that an image may lack, by what it lacks then; the envelopes come and go with the torso
+    "torso": "with a target",
+    "cadence": "with a cadence",
+    "stride_period": "with a stride period",
+}
+
+
 def _ratio_figure(physics: dict[str, Any]) -> str:
     """Distance over floor of every figure in every class: white is as near as held-out images, red is farther."""
-    names, kinds = list(physics["per_class"]), list(physics["unit"])
+    names, kinds = list(physics["per_class"]), [*physics["unit"], *FOUND_NAMES.values()]
+    found = physics["found"]["per_class"]
     ratios = np.array(
-        [[_number(physics["per_class"][name][kind]["ratio"]) for kind in kinds] for name in names], dtype=float
+        [
+            [
+                *(_number(physics["per_class"][name][kind]["ratio"]) for kind in physics["unit"]),
+                *(_number(found[name][kind]["ratio"]) for kind in FOUND_NAMES),
+            ]
+            for name in names
+        ],
+        dtype=float,
     )
     figure = Figure(figsize=(9, 1.6 + 0.28 * len(names)))
     axes = figure.add_subplot()
@@ -264,8 +289,16 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
 def physics_rows(physics: dict[str, Any]) -> list[list[str]]:
-    """The kinematic figures as rows of text: name and unit, real and synthetic, distance, floor, ratio."""
+    """The kinematic figures as rows of text: name and unit, real and synthetic, distance, floor, ratio.
+
+    Below them the shares of images that have one at all.
+    """
+    shares = {kind: physics["found"]["overall"][kind] for kind in FOUND_NAMES}
     return [
         [
             f"{kind.replace('_', ' ')} ({physics['unit'][kind]})",
@@ -273,6 +306,13 @@ def physics_rows(physics: dict[str, Any]) -> list[list[str]]:
             "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
         ]
         for kind, row in physics["overall"].items()
+    ] + [
+        [
+            f"images {FOUND_NAMES[kind]} (%; {_percent(row['held_out'])} of the held-out ones)",
+            *(_percent(row[part]) for part in ("real", "synthetic", "distance", "floor")),
+            "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
+        ]
+        for kind, row in shares.items()
     ]
 
 
@@ -352,6 +392,7 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         "<h2>Are they new?</h2>",
         f"<p>Pixel by pixel, {_novelty_sentence(novelty)}</p>",
         f"<p>In the features of a classifier of the real images, {_novelty_sentence(novelty['in_features'])}</p>",
+        _duplicates_note(novelty),
         "<p>Copies in place are counted; a training image that was shifted in time counts as new.</p>",
         _distance_figure(
             {
@@ -373,7 +414,9 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         "<h2>Do they move like real ones?</h2>",
         "<p>Figures a radar engineer reads off a spectrogram, real and synthetic (mean of the classes' medians), and "
         "the Wasserstein distance between their distributions in each class (mean). The floor is the distance of "
-        "held-out real images; a ratio near 1 is as good as measured, and above 2 is a difference to look at.</p>",
+        "held-out real images; a ratio near 1 is as good as measured, and above 2 is a difference to look at. Images "
+        "without a cadence or another figure have no part in its distance: how many have it stands in the last rows, "
+        "with a floor no lower than the deviation that chance gives such shares.</p>",
         _table(["figure", "real", "synthetic", "distance", "floor", "ratio"], physics_rows(results["physics"])),
         _ratio_figure(results["physics"]),
         f"<p>{100 * results['physics']['outliers']['synthetic']:.1f}% of the synthetic and "

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radar.metadata import RadarMetadata
+from radar.spectrogram import resized_axis
 
 Array = NDArray[np.float64]
 
@@ -47,11 +48,21 @@ class Axes:
     value_unit: str
 
 
-def axes_of(height: int, width: int, radar: RadarMetadata | None) -> Axes:
-    """The axes of images of ``height`` by ``width`` pixels; rows and columns, zero in the middle, without a radar."""
+def axes_of(height: int, width: int, radar: RadarMetadata | None, measured_rows: int | None = None) -> Axes:
+    """The axes of images of ``height`` by ``width`` pixels, at the centres of rows and columns.
+
+    Args:
+        height, width: of the images, which may be resampled.
+        radar: what rows and columns mean; None for rows and columns themselves, zero in the middle.
+        measured_rows: rows of the images that ``radar`` describes; None where these are they. Where rows are joined,
+            the first one's centre lies farther inside. (Columns need no such number: ``duration_s`` reaches from edge
+            to edge.)
+    """
     if radar is None:
         return Axes((height - 1) / 2, -1.0, 1.0, 1.0, "rows", "columns", "of range")
-    top, bottom, unit = radar.doppler_top_hz, radar.doppler_bottom_hz, "Hz"
+    centres_hz = np.linspace(radar.doppler_top_hz, radar.doppler_bottom_hz, measured_rows or height)
+    top, bottom = resized_axis(centres_hz, height)[[0, -1]].tolist()
+    unit = "Hz"
     if radar.carrier_hz is not None:
         top, bottom, unit = radar.velocity(top), radar.velocity(bottom), "m/s"
     step = (bottom - top) / max(height - 1, 1)

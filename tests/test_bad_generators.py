@@ -36,6 +36,7 @@ FALLS = {
     "kinematics, median ratio to floor": (1, ("one mode", "shuffled labels", "noise")),
     "torso line, ratio to floor": (1, ("one mode", "shuffled labels", "Doppler flipped", "noise")),
     "cadence, ratio to floor": (1, ("one mode", "noise")),
+    "images with a cadence, ratio to floor": (2, ("frozen", "noise")),
     "kinematic outliers (%)": (20, ("shuffled labels", "Doppler flipped", "noise")),
     "row spectra (dB)": (2, ("blurred", "noise")),
     "column spectra (dB)": (2, ("blurred", "noise")),

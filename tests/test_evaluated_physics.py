@@ -10,6 +10,7 @@ import torch
 
 from evaluation.images import ImageSet
 from evaluation.physics import KinematicSieve, physics
+from evaluation.report import physics_rows
 
 CLASSES = ("fast", "slow")
 
@@ -79,6 +80,46 @@ def test_time_drawn_out_changes_the_cadence_alone(real):
     assert ratio(real, slower, "torso") < 4
 
 
+def frozen(walkers: ImageSet, moving: int) -> ImageSet:
+    """All but the first ``moving`` of each class stand still, one column over and over: they have no cadence."""
+    images = walkers.images.clone()
+    images[2 * moving :] = images[2 * moving :, :, :, :1]
+    return ImageSet(images, walkers.labels, walkers.paths)
+
+
+@pytest.mark.parametrize("number", [14, 60])  # 7 and 30 of each class
+def test_walkers_that_stand_still_are_missed_where_cadences_are_counted(real, number):
+    held_out = real[1].take(torch.arange(number))
+    result = physics(real[0], held_out, frozen(gait(number, 2), number // 14), CLASSES, None)
+    for figure in ("cadence", "stride_period"):
+        row = result["found"]["overall"][figure]
+        assert row["real"] > 0.95 and row["held_out"] > 0.95 and row["synthetic"] < 0.2
+        assert row["ratio"] > 4
+    assert result["overall"]["cadence"]["ratio"] < 4, "the few that move are as quick as real ones"
+    for figure, row in result["found"]["overall"].items():
+        assert figure in ("cadence", "stride_period") or row["ratio"] < 1, figure
+
+
+@pytest.mark.parametrize("number", [14, 60])
+def test_as_many_cadences_as_in_real_images_are_no_difference(real, number):
+    half_still = [frozen(part, len(part) // 4) for part in real]  # real people stand still, too
+    for training, held_out in (real, half_still):
+        held_out = held_out.take(torch.randperm(60, generator=torch.Generator().manual_seed(0))[:number])
+        new = gait(60, 2) if training is real[0] else frozen(gait(60, 2), 15)
+        new = new.take(torch.randperm(60, generator=torch.Generator().manual_seed(1))[:number])
+        found = physics(training, held_out, new, CLASSES, None)["found"]["overall"]
+        assert all(row["ratio"] < 2 for row in found.values())
+
+
+def test_the_report_counts_images_with_a_cadence(real):
+    result = physics(*real, frozen(gait(60, 2), 3), CLASSES, None)
+    rows = {name: row for name, *row in physics_rows(result)}
+    share = 100 * result["found"]["overall"]["cadence"]["synthetic"]
+    (row,) = (row for name, row in rows.items() if name.startswith("images with a cadence (%; "))
+    assert row[1] == f"{share:.1f}" and float(row[4]) > 4
+    assert sum(name.startswith("images with a") for name in rows) == 3
+
+
 def test_one_picture_repeated_is_far_in_every_spread(real):
     one = gait(60, 2)
     one.images = one.images[:2].repeat(30, 1, 1, 1)
@@ -113,6 +154,8 @@ def test_a_class_without_synthetic_images_leaves_the_others_comparable(real):
     result = physics(*real, only_fast, CLASSES, None)
     assert result["per_class"]["slow"]["torso"]["distance"] is None
     assert result["overall"]["torso"]["ratio"] == pytest.approx(result["per_class"]["fast"]["torso"]["ratio"])
+    assert result["found"]["per_class"]["slow"]["cadence"]["synthetic"] is None
+    assert result["found"]["overall"]["cadence"] == pytest.approx(result["found"]["per_class"]["fast"]["cadence"])
 
 
 def test_the_sieve_passes_new_measurements_and_refuses_what_moves_otherwise(real):

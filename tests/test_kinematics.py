@@ -8,6 +8,7 @@ import pytest
 from radar.kinematics import Axes, axes_of, measure, units_of
 from radar.scene import image_generator, image_metadata, simulate_spectrogram
 from radar.settings import RadarSettings
+from radar.spectrogram import resize_map
 
 ROWS = axes_of(64, 64, None)
 
@@ -75,6 +76,25 @@ def test_louder_is_louder_and_units_are_those_of_the_radar():
     assert units_of(axes)["torso"] == "m/s" and units_of(axes)["noise_floor"] == "dB"
     assert units_of(ROWS)["torso"] == "rows" and units_of(ROWS)["stride_period"] == "columns"
     assert set(units_of(axes)) == set(figures)
+
+
+@pytest.mark.parametrize("rows", [256, 64, 16, 512])
+def test_rows_of_a_resized_image_have_the_doppler_of_what_they_join(rows):
+    """Each row's Doppler is the mean of the measured rows that it covers; seen in a line that is drawn and resized."""
+    radar = image_metadata(RadarSettings(), 256, "grey")
+    measured = np.linspace(radar.velocity(radar.doppler_top_hz), radar.velocity(radar.doppler_bottom_hz), 256)
+    axes = axes_of(rows, 32, radar, measured_rows=256)
+    step = measured[1] - measured[0]
+    edge = measured[0] - step / 2  # the upper edge of the picture, which resizing leaves where it is
+    assert axes.doppler_top == pytest.approx(edge + step * 256 / rows / 2)
+    if rows <= 256:
+        assert axes.doppler_top == pytest.approx(measured[: 256 // rows].mean())
+    assert axes.doppler_step == pytest.approx(step * 256 / rows)
+    assert axes.time_step * 32 == pytest.approx(radar.duration_s)
+    height = 72.0  # rows of 256 above the middle: the centre of a row, or between two, at every size
+    line = resize_map(drawn(np.full(32, height), 256, spread=8.0), (rows, 32))
+    true = measured.mean() - height * step
+    assert measure(line[None], axes)["torso"][0] == pytest.approx(true, rel=0.005)
 
 
 def test_static_clutter_is_not_taken_for_the_torso():
