@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ from radar.decibels import write_matlab
 from spectrograms import leaks
 from spectrograms.augment import Augmentation
 from spectrograms.contract import DataContract, load_preview, read_as, to_file, to_scalar
-from spectrograms.decode import UnreadableImage, read_image
+from spectrograms.decode import UnreadableImage
 from spectrograms.listing import Listing, list_images, printable
 from spectrograms.resize import resize
 from spectrograms.splits import PARTS, SplitOptions, Splits, find_splits, fingerprint, save_splits
-from spectrograms.survey import check_fit, make_contract
+from spectrograms.survey import check_fit, make_contract, readable
 from training import checkpoint
 from training.decoded_images import FOLDER, DecodedImages
 from training.files import read_object, save_json, write_atomically
@@ -174,7 +174,7 @@ def open_data(
     data_dir: Path,
     *,
     image_size: Sequence[int] | None,
-    channels: int,
+    channels: int | None,
     colormap: str | None,
     multiple_of: int,
     split: SplitOptions,
@@ -191,7 +191,7 @@ def open_data(
     Args:
         data_dir: the folder.
         image_size: (H, W), or (side,) for both; None for the size most files have.
-        channels: 1 or 3.
+        channels: 1 or 3, or None for as many as the files have to tell apart, see ``make_contract``.
         colormap: recover the scalar behind this colour map.
         multiple_of: both sides are padded to a multiple of it.
         split: see ``SplitOptions``.
@@ -215,7 +215,7 @@ def open_data(
     if twins := [name for name in listing.classes if alike[name.casefold()] > 1]:
         notes.append(f"classes that differ in their letters' case alone: {', '.join(twins)}; is it one class?")
     if skip_unreadable:
-        listing = _readable(listing, notes)
+        listing = readable(listing, notes)
     try:
         if contract is None:
             contract = make_contract(listing, image_size, channels, colormap, multiple_of, notes)
@@ -240,38 +240,6 @@ def open_data(
     except UnreadableImage as error:
         raise UserError(f"{error}, or pass --skip_unreadable") from error
     return OpenedData(contract, **parts, fingerprint=digest, notes=[printable(note) for note in notes])
-
-
-def _readable(listing: Listing, notes: list[str]) -> Listing:
-    """``listing`` without the files that cannot be decoded, each named in ``notes``."""
-
-    def problem(name: str) -> str | None:
-        try:
-            read_image(listing.root / name)
-        except UnreadableImage as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(DECODERS) as pool:
-        total = len(listing.paths)
-        problems = list(
-            tqdm(pool.map(problem, listing.paths), total=total, desc="checking images", leave=False, delay=1)
-        )
-    notes += [f"skipped {text}" for text in problems if text]
-    keep = [index for index, text in enumerate(problems) if not text]
-    if not keep:
-        raise UserError(f"--data_dir {listing.root}: none of its {total} images can be read; {problems[0]}")
-    left = {listing.labels[index] for index in keep}
-    classes = [name for label, name in enumerate(listing.classes) if label in left]
-    if len(classes) < len(listing.classes):
-        notes.append(f"classes without a readable image: {', '.join(sorted(set(listing.classes) - set(classes)))}")
-    return replace(
-        listing,
-        classes=tuple(classes),
-        paths=tuple(listing.paths[index] for index in keep),
-        labels=tuple(classes.index(listing.classes[listing.labels[index]]) for index in keep),
-        skipped=tuple(path for path, text in zip(listing.paths, problems, strict=True) if text),
-    )
 
 
 def _make_parts(

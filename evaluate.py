@@ -81,23 +81,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def evaluate(args: argparse.Namespace) -> int:
     """Read the three sets of images, judge, and say where the report is."""
     from dataset import open_data
+    from errors import UserError
     from evaluation.assessment import assess
     from evaluation.gain import Judge, Study
-    from evaluation.images import channels_of, from_dataset, from_folder
+    from evaluation.images import from_dataset, from_listing, list_folder
     from evaluation.novelty import refuse_leak
     from evaluation.report import gain_rows
     from ldm.sample_folder import contract_to_read
     from radar.metadata import RadarMetadata
-    from spectrograms.listing import list_images
+    from spectrograms.decode import UnreadableImage
+    from spectrograms.listing import printable
     from spectrograms.survey import make_contract
     from training.setup import make_accelerator
 
     device = make_accelerator(args.device, "no").device
+    remedy = "" if args.skip_unreadable else ", or pass --skip_unreadable"
     if args.data_dir is not None:
         data = open_data(
             args.data_dir,
             image_size=args.image_size,
-            channels=channels_of(args.data_dir, args.colormap, args.class_level),
+            channels=None,
             colormap=args.colormap,
             multiple_of=1,
             split=split_options(args),
@@ -111,19 +114,22 @@ def evaluate(args: argparse.Namespace) -> int:
         real, held_out = from_dataset(*seen), from_dataset(unseen)
     else:
         notes = []
-        contract = make_contract(
-            list_images(args.real_train, args.class_level),
-            args.image_size,
-            channels_of(args.real_train, args.colormap, args.class_level),
-            args.colormap,
-            1,
-            notes,
+        folders = {"--real_train": args.real_train, "--real_test": args.real_test}
+        seen, unseen = (
+            list_folder(folder, args.class_level, flag, args.skip_unreadable, notes) for flag, folder in folders.items()
         )
-        real = from_folder(args.real_train, contract, args.class_level, "--real_train")
-        held_out = from_folder(args.real_test, contract, args.class_level, "--real_test")
+        try:
+            contract = make_contract(seen, args.image_size, None, args.colormap, 1, notes)
+            real, held_out = from_listing(seen, contract), from_listing(unseen, contract)
+        except UnreadableImage as error:
+            raise UserError(f"{error}{remedy}") from error
+    drawn = list_folder(args.synthetic, 1, "--synthetic", args.skip_unreadable, notes)
     for note in notes:
-        print(note)
-    synthetic = from_folder(args.synthetic, contract_to_read(args.synthetic, contract), 1, "--synthetic")
+        print(printable(note))
+    try:
+        synthetic = from_listing(drawn, contract_to_read(args.synthetic, contract))
+    except UnreadableImage as error:
+        raise UserError(f"{error}{remedy}") from error
     refuse_leak(held_out, real, "the real training images")
     refuse_leak(held_out, synthetic, "the synthetic images")
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from dataset import DataContract, SpectrogramDataset
 from errors import UserError
 from spectrograms.contract import read_as
-from spectrograms.decode import read_image
-from spectrograms.listing import list_images
+from spectrograms.listing import Listing, list_images
+from spectrograms.survey import readable
 from training.checkpoint import state_digest
 
 
@@ -47,11 +47,10 @@ class ImageSet:
         return ImageSet(self.images[indices], self.labels[indices], [self.paths[int(i)] for i in indices])
 
 
-def channels_of(folder: Path, colormap: str | None, class_level: int) -> int:
-    """Channels to judge by: 1 for grey or float files or behind a colour map, else 3."""
-    listing = list_images(folder, class_level)
-    _, mode = read_image(listing.root / listing.paths[0])
-    return 3 if mode == "RGB" and colormap is None else 1
+def list_folder(folder: Path, class_level: int, what: str, skip_unreadable: bool, notes: list[str]) -> Listing:
+    """The images of a folder that the user gave by the flag ``what``; those left out are named in ``notes``."""
+    listing = list_images(folder, class_level, what)
+    return readable(listing, notes) if skip_unreadable else listing
 
 
 def from_dataset(*parts: SpectrogramDataset) -> ImageSet:
@@ -71,16 +70,20 @@ def from_dataset(*parts: SpectrogramDataset) -> ImageSet:
 
 
 def from_folder(folder: Path, contract: DataContract, class_level: int, what: str) -> ImageSet:
+    """``from_listing`` of every image in a folder of class folders that was given by the flag ``what``."""
+    return from_listing(list_images(folder, class_level, what), contract)
+
+
+def from_listing(listing: Listing, contract: DataContract) -> ImageSet:
     """Read a folder of class folders as ``contract`` says.
 
     Raises:
         UserError: a class of the folder is none of the contract's, or an image cannot be read.
     """
-    listing = list_images(folder, class_level)
     unknown = [name for name in listing.classes if name not in contract.classes]
     if unknown:
         raise UserError(
-            f"{what} {folder}: has classes {', '.join(unknown[:5])} that the real training data has not "
+            f"{listing.flag} {listing.root}: has classes {', '.join(unknown[:5])} that the real training data has not "
             f"({', '.join(contract.classes)})"
         )
     number = [contract.classes.index(name) for name in listing.classes]
@@ -90,7 +93,7 @@ def from_folder(folder: Path, contract: DataContract, class_level: int, what: st
         return torch.from_numpy(read_as(listing.root / name, contract))[:, :height, :width] * 2 - 1
 
     with ThreadPoolExecutor(4) as pool:
-        bar = tqdm(pool.map(read, listing.paths), total=len(listing.paths), desc=f"reading {what}", leave=False)
+        bar = tqdm(pool.map(read, listing.paths), total=len(listing.paths), desc=f"reading {listing.flag}", leave=False)
         images = torch.stack(list(bar))
     labels = torch.tensor([number[label] for label in listing.labels])
     return ImageSet(images, labels, [listing.root / name for name in listing.paths])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from errors import UserError
 from radar.colormap import best_colormap, invert_colormap
 from radar.metadata import RadarMetadata
 from spectrograms.contract import DataContract
-from spectrograms.decode import is_a_range, read_image
+from spectrograms.decode import UnreadableImage, is_a_range, read_image
 from spectrograms.listing import Listing
 from spectrograms.resize import padded_size
 
 PROBED = 24  # images looked at
+DECODERS = 4  # threads; decoding releases the interpreter lock
 KINDS = {"L": "grey", "I;16": "grey", "RGB": "colour", "F": "float", "npy": "float"}
 LIKELY_COLOURS = 35.0  # RMS distance in 8-bit levels up to which images may be of a colour map; chroma-reduced JPEG: 30
 ODD_COLOURS = 0.7  # another colour map fits when its error is under this part of the given one's
@@ -28,14 +30,19 @@ ODD_COLOURS = 0.7  # another colour map fits when its error is under this part o
 def make_contract(
     listing: Listing,
     image_size: Sequence[int] | None,
-    channels: int,
+    channels: int | None,
     colormap: str | None,
     multiple_of: int,
     notes: list[str],
 ) -> DataContract:
-    """The contract of a data set that nothing has been trained on yet; what is worth telling is added to ``notes``."""
+    """The contract of a data set that nothing has been trained on yet; what is worth telling is added to ``notes``.
+
+    Without ``channels`` grey or float files and what lies behind a colour map have one, other colours three.
+    """
     probes = _probes(listing)
     native_mode = _native_mode(probes)
+    if channels is None:
+        channels = 3 if native_mode == "RGB" and colormap is None else 1
     sizes = Counter(array.shape[:2] for array, _ in probes)
     native_size, alike = sizes.most_common(1)[0]
     if len(sizes) > 1:
@@ -82,7 +89,9 @@ def _float_range(listing: Listing, radar: RadarMetadata | None) -> tuple[float, 
     if radar is not None and radar.floor_db < high and low < radar.ceiling_db:
         return float(radar.floor_db), float(radar.ceiling_db)
     if not is_a_range(low, high):
-        raise UserError(f"--data_dir {listing.root}: the values of its float files are {low:g} to {high:g}: no range")
+        raise UserError(
+            f"{listing.flag} {listing.root}: the values of its float files are {low:g} to {high:g}: no range"
+        )
     return low, high
 
 
@@ -132,3 +141,39 @@ def _probes(listing: Listing) -> list[tuple[NDArray, str]]:
 
 def _native_mode(probes: list[tuple[NDArray, str]]) -> str:
     return Counter(mode for _, mode in probes).most_common(1)[0][0]
+
+
+def readable(listing: Listing, notes: list[str]) -> Listing:
+    """``listing`` without the files that cannot be decoded, each named in ``notes``.
+
+    Raises:
+        UserError: none is left.
+    """
+
+    def problem(name: str) -> str | None:
+        try:
+            read_image(listing.root / name)
+        except UnreadableImage as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        total = len(listing.paths)
+        problems = list(
+            tqdm(pool.map(problem, listing.paths), total=total, desc="checking images", leave=False, delay=1)
+        )
+    notes += [f"skipped {text}" for text in problems if text]
+    keep = [index for index, text in enumerate(problems) if not text]
+    if not keep:
+        raise UserError(f"{listing.flag} {listing.root}: none of its {total} images can be read; {problems[0]}")
+    left = {listing.labels[index] for index in keep}
+    classes = [name for label, name in enumerate(listing.classes) if label in left]
+    if len(classes) < len(listing.classes):
+        notes.append(f"classes without a readable image: {', '.join(sorted(set(listing.classes) - set(classes)))}")
+    return replace(
+        listing,
+        classes=tuple(classes),
+        paths=tuple(listing.paths[index] for index in keep),
+        labels=tuple(classes.index(listing.classes[listing.labels[index]]) for index in keep),
+        skipped=tuple(path for path, text in zip(listing.paths, problems, strict=True) if text),
+    )

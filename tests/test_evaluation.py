@@ -598,8 +598,31 @@ def test_a_foreign_class_and_an_empty_folder_are_named(folders, tmp_path):
     with pytest.raises(UserError, match="swim"):
         run(*flags, "--synthetic", tmp_path / "other")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no images"):
+    with pytest.raises(UserError, match=r"^--synthetic .*empty: no images"):
         run(*flags, "--synthetic", tmp_path / "empty")
+    with pytest.raises(UserError, match=r"^--real_test .*empty: no images"):
+        run(*flags[:3], tmp_path / "empty", "--synthetic", folders / "synthetic")
+
+
+@pytest.mark.parametrize("flag", ["--real_train", "--real_test", "--synthetic"])
+def test_unreadable_files_stop_the_judge_unless_they_may_be_skipped(folders, tmp_path, capsys, flag):
+    sets = {"--real_train": folders / "real", "--real_test": folders / "held", "--synthetic": folders / "synthetic"}
+    sets[flag] = Path(shutil.copytree(sets[flag], tmp_path / "damaged"))
+    (tmp_path / "damaged" / "crawl" / "0.png").write_bytes(b"")
+    flags = [part for pair in sets.items() for part in pair]
+    with pytest.raises(UserError, match=r"0\.png: the file is empty.*or pass --skip_unreadable"):
+        run(*flags, "--output_dir", tmp_path / "report")
+    assert run(*flags, "--skip_unreadable", "--output_dir", tmp_path / "report") == 0
+    assert f"skipped {tmp_path / 'damaged' / 'crawl' / '0.png'}: the file is empty" in capsys.readouterr().out
+
+
+def test_an_unreadable_first_file_of_the_data_can_be_skipped(tmp_path):
+    make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4, seed=1)
+    (tmp_path / "data" / "crawl" / "0.png").write_bytes(b"")
+    flags = ("--data_dir", tmp_path / "data", "--synthetic", tmp_path / "synthetic")
+    with pytest.raises(UserError, match=r"0\.png: the file is empty.*or pass --skip_unreadable"):
+        run(*flags)
+    assert run(*flags, "--skip_unreadable", "--output_dir", tmp_path / "report") == 0
 
 
 def test_near_empty_images_are_no_leak_and_doubles_of_doubles_are():
