@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,12 +38,14 @@ from training.files import read_object, save_json, write_atomically
 
 __all__ = [
     "Augmentation",
+    "LEAKS",
     "DataContract",
     "OpenedData",
     "SpectrogramDataset",
     "SplitOptions",
     "load_preview",
     "open_data",
+    "remembered",
     "save_image",
     "tensor_to_images",
     "tensor_to_scalars",
@@ -52,6 +54,7 @@ __all__ = [
 IN_MEMORY_BYTES = 2**30  # decoded images are kept when all of them together are smaller
 DECODERS = 4  # threads; decoding releases the interpreter lock
 WORTH_KEEPING = 3.0  # seconds of decoding from which on decoded images are kept on the disk
+LEAKS = "leaks.json"  # what the search for shared columns has found
 TOGETHER = 32  # images that one of them decodes at a time
 
 
@@ -236,7 +239,8 @@ def open_data(
         if splits.source:
             notes.append(f"parts as in {splits.source}")
         places = [output_dir] * (output_dir is not None) + [listing.root / FOLDER] * cache
-        notes += _leak_notes(parts, key, [place / "leaks.json" for place in places], save_split)
+        kept = [place / LEAKS for place in places]
+        notes += remembered(lambda: _search_leaks(parts), key, kept, save_split)
     except UnreadableImage as error:
         raise UserError(f"{error}, or pass --skip_unreadable") from error
     return OpenedData(contract, **parts, fingerprint=digest, notes=[printable(note) for note in notes])
@@ -275,24 +279,24 @@ def _decode(parts: dict[str, SpectrogramDataset], kept: DecodedImages | None, sa
         kept.write({part: parts[part].decoded() for part in wanted})
 
 
-def _leak_notes(parts: dict[str, SpectrogramDataset], key: str, kept: list[Path], save: bool) -> list[str]:
-    """What the search for leaks has to tell; the files ``kept`` remember it for as long as ``key`` is the data's."""
-    notes = next((notes for path in kept if (notes := _kept_notes(path, key)) is not None), None)
-    if notes is None:
-        notes = _search_leaks(parts)
+def remembered(search: Callable[[], list[str]], key: str, kept: list[Path], save: bool = True) -> list[str]:
+    """What ``search`` for leaks has to tell; the files ``kept`` remember it for as long as ``key`` is the data's."""
+    warnings = next((warnings for path in kept if (warnings := _kept_warnings(path, key)) is not None), None)
+    if warnings is None:
+        warnings = search()
     for path in kept if save else []:
-        if _kept_notes(path, key) is None:
+        if _kept_warnings(path, key) is None:
             with contextlib.suppress(UserError):  # a folder that cannot be written to is told of by who needs it
-                save_json({"key": key, "notes": notes}, path)
-    return notes
+                save_json({"key": key, "warnings": warnings}, path)
+    return warnings
 
 
-def _kept_notes(path: Path, key: str) -> list[str] | None:
+def _kept_warnings(path: Path, key: str) -> list[str] | None:
     if path.is_file():
         with contextlib.suppress(UserError):
             found = read_object(path, "it is made anew")
-            if found.get("key") == key and isinstance(found.get("notes"), list):
-                return [str(note) for note in found["notes"]]
+            if found.get("key") == key and isinstance(found.get("warnings"), list):
+                return [str(warning) for warning in found["warnings"]]
     return None
 
 
@@ -310,15 +314,8 @@ def _search_leaks(parts: dict[str, SpectrogramDataset]) -> list[str]:
 
     held_out = [pair for part in ("val", "test") for pair in zip(parts[part].paths, parts[part].labels, strict=True)]
     pairs = leaks.shared_columns(held_out, list(zip(train.paths, train.labels, strict=True)), load)
-    if not pairs:
-        return []
-    path, other, shift, correlation = pairs[0]
-    return [
-        f"WARNING: {len(pairs)} of {len(held_out)} held-out images seem to share columns with training images, such "
-        f"as {path} with {other} (shifted by {abs(shift) / leaks.SIZE[1]:.0%} of the width, correlation "
-        f"{correlation:.2f}): results would be too good; keep windows of a recording together with --run_gap or "
-        "--group_by, and --resplit"
-    ]
+    remedy = "keep windows of a recording together with --run_gap or --group_by and --resplit, and train anew"
+    return [leaks.warning(pairs, len(held_out), remedy)] if pairs else []
 
 
 def tensor_to_images(images: Tensor, contract: DataContract, size: str) -> list[Any]:

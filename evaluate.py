@@ -84,7 +84,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from errors import UserError
     from evaluation.assessment import assess
     from evaluation.gain import Judge, Study
-    from evaluation.images import from_dataset, from_listing, list_folder
+    from evaluation.images import from_dataset, from_listing, list_folder, shared_columns
     from evaluation.novelty import refuse_leak
     from evaluation.report import gain_rows
     from ldm.sample_folder import contract_to_read
@@ -123,6 +123,7 @@ def evaluate(args: argparse.Namespace) -> int:
             real, held_out = from_listing(seen, contract), from_listing(unseen, contract)
         except UnreadableImage as error:
             raise UserError(f"{error}{remedy}") from error
+        notes += shared_columns(held_out, real, (args.real_test, args.real_train), args.output_dir)
     drawn = list_folder(args.synthetic, 1, "--synthetic", args.skip_unreadable, notes)
     for note in notes:
         print(printable(note))

@@ -5,20 +5,25 @@ Legend: N images, C channels, (H, W) Doppler by slow time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import DataContract, SpectrogramDataset
+from dataset import LEAKS, DataContract, SpectrogramDataset, remembered
 from errors import UserError
+from spectrograms import leaks
 from spectrograms.contract import read_as
 from spectrograms.listing import Listing, list_images
+from spectrograms.resize import resize
 from spectrograms.survey import readable
-from training.checkpoint import state_digest
+from training.checkpoint import digest, state_digest
 
 
 @dataclass
@@ -97,3 +102,32 @@ def from_listing(listing: Listing, contract: DataContract) -> ImageSet:
         images = torch.stack(list(bar))
     labels = torch.tensor([number[label] for label in listing.labels])
     return ImageSet(images, labels, [listing.root / name for name in listing.paths])
+
+
+def shared_columns(held_out: ImageSet, real: ImageSet, folders: tuple[Path, Path], output_dir: Path) -> list[str]:
+    """A warning where ``held_out`` images show a stretch of time that ``real`` ones show too, else nothing.
+
+    The images lie in the two ``folders``, so that windows of a recording are neighbours by the names below them;
+    ``output_dir`` remembers what was found.
+    """
+
+    def names_of(images: ImageSet, folder: Path) -> list[str]:
+        return [path.relative_to(folder).as_posix() for path in images.paths]
+
+    def loader(images: ImageSet, names: list[str]) -> Callable[[str], NDArray[np.float32]]:
+        place = {name: index for index, name in enumerate(names)}
+        return lambda name: resize(((images.images[place[name]].mean(0) + 1) / 2).numpy(), leaks.SIZE)
+
+    names, others = names_of(held_out, folders[0]), names_of(real, folders[1])
+
+    def search() -> list[str]:
+        found = leaks.shared_columns(
+            list(zip(names, held_out.labels.tolist(), strict=True)),
+            list(zip(others, real.labels.tolist(), strict=True)),
+            loader(real, others),
+            load_held_out=loader(held_out, names),
+        )
+        remedy = "keep each recording whole in one of the two folders, and train the generator anew"
+        return [leaks.warning(found, len(held_out), remedy)] if found else []
+
+    return remembered(search, digest([held_out.digest(), real.digest(), names, others]), [output_dir / LEAKS])

@@ -22,6 +22,7 @@ from tiny import make_images
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 import evaluate
+from dataset import DataContract
 from errors import UserError
 from evaluation import gain, measuring
 from evaluation.classical import RECIPES, Classical
@@ -36,7 +37,7 @@ from evaluation.classifier import (
 )
 from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods
 from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline, mean_and_interval
-from evaluation.images import ImageSet
+from evaluation.images import ImageSet, from_folder, shared_columns
 from evaluation.inception import Inception
 from evaluation.novelty import novelty, points_of_features, points_of_images, refuse_leak
 from evaluation.report import gain_rows
@@ -648,6 +649,28 @@ def test_held_out_images_among_the_others_are_an_error(folders, tmp_path):
         flags = [part for pair in sets.items() for part in pair]
         with pytest.raises(UserError, match=rf"1 held-out images are among the {words} images, such as .*{image.name}"):
             run(*flags, "--output_dir", tmp_path / "report")
+
+
+def test_windows_of_one_recording_in_two_folders_are_warned_of(tmp_path):
+    """Every fourth window is held out, and files are numbered anew in each folder, so that names occur twice."""
+    rng = np.random.default_rng(5)
+    recording = rng.exponential(size=(64, 64 + 16 * 30))
+    recording = (np.clip(10 * np.log10(recording + 1e-3) + 25, 0, 35) / 35 * 255).astype(np.uint8)
+    for number in range(30):
+        folder = tmp_path / ("held" if number % 4 == 1 else "real") / "a"
+        folder.mkdir(parents=True, exist_ok=True)
+        window = Image.fromarray(recording[:, 16 * number : 16 * number + 64])
+        window.save(folder / f"w{len(list(folder.iterdir()))}.png")
+    sets = {}
+    for name in ("real", "held"):
+        contract = DataContract(("a",), (64, 64), (64, 64), 1, None, (64, 64), "L")
+        sets[name] = from_folder(tmp_path / name, contract, 1, "--real")
+    given = (sets["held"], sets["real"], (tmp_path / "held", tmp_path / "real"), tmp_path / "report")
+    (warning,) = shared_columns(*given)
+    assert "WARNING: 8 of 8 held-out images seem to share columns" in warning
+    assert "keep each recording whole in one of the two folders" in warning
+    assert json.loads((tmp_path / "report" / "leaks.json").read_text())["warnings"] == [warning]
+    assert shared_columns(*given) == [warning]
 
 
 @pytest.mark.parametrize(
