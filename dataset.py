@@ -187,6 +187,7 @@ def open_data(
     augmentation: Augmentation | None = None,
     contract: DataContract | None = None,
     save_split: bool = True,
+    judging: bool = False,
     cache: bool = False,
 ) -> OpenedData:
     """List, check, divide and decode a folder of class folders.
@@ -205,6 +206,8 @@ def open_data(
         augmentation: of the training part.
         contract: of an earlier stage, which the data must fit.
         save_split: remember a new division, and what was searched; else nothing is written.
+        judging: the parts judge a generator trained before. A new division cannot be its own, so it is warned of and
+            not saved, where the next run would take it for the generator's; nor is one looked for in ``output_dir``.
         cache: what was searched and what was decoded is kept beside the data too, in ``.cache``, for the next run.
 
     Raises:
@@ -224,7 +227,7 @@ def open_data(
             contract = make_contract(listing, image_size, channels, colormap, multiple_of, notes)
         else:
             check_fit(listing, contract)
-        splits = find_splits(listing, split, output_dir, save=False)
+        splits = find_splits(listing, split, None if judging else output_dir, save=False)
         parts = _make_parts(listing, splits, contract, augmentation)
         # Before anything is decoded: what changes from now on has another fingerprint at the next start.
         digest, strict = fingerprint(listing.root, splits.parts)
@@ -233,11 +236,19 @@ def open_data(
         if total_bytes <= IN_MEMORY_BYTES:
             _decode(parts, DecodedImages(listing.root, key) if cache else None, save_split)
         # Only now: a user who is told of a damaged file, and removes it, has not divided anything yet.
-        if splits.source is None and save_split:
+        divided_now = splits.source is None
+        if divided_now and save_split and not judging:
             save_splits(splits, listing, split, output_dir)
         notes += splits.notes
         if splits.source:
-            notes.append(f"parts as in {splits.source}")
+            notes.append("divided just now; " * divided_now + f"parts as in {splits.source}")
+        elif judging:
+            sizes = [len(parts[part]) for part in PARTS]
+            notes.append(
+                f"WARNING: divided just now into {sizes[0]} training, {sizes[1]} validation and {sizes[2]} test "
+                "images: a generator that was trained before has seen some of the held-out images; give --splits of "
+                "its run, or --real_train and --real_test"
+            )
         places = [output_dir] * (output_dir is not None) + [listing.root / FOLDER] * cache
         kept = [place / LEAKS for place in places]
         notes += remembered(lambda: _search_leaks(parts), key, kept, save_split)

@@ -75,6 +75,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("give either --data_dir, or --real_train and --real_test")
     if (args.real_train is None) != (args.real_test is None):
         parser.error("--real_train and --real_test go together")
+    if args.data_dir is not None and args.resplit:
+        parser.error(
+            "--resplit: the generator would have learned some of the images it is judged by; train anew with it, or "
+            "give --splits of its run"
+        )
     return args
 
 
@@ -107,6 +112,7 @@ def evaluate(args: argparse.Namespace) -> int:
             class_level=args.class_level,
             skip_unreadable=args.skip_unreadable,
             output_dir=args.output_dir,
+            judging=True,
         )
         contract, notes = data.contract, data.notes
         # Without a test part the validation images are judged on: stage 1 and 2 never learned from them either.

@@ -41,7 +41,9 @@ from evaluation.images import ImageSet, from_folder, shared_columns
 from evaluation.inception import Inception
 from evaluation.novelty import novelty, points_of_features, points_of_images, refuse_leak
 from evaluation.report import gain_rows
+from spectrograms.listing import list_images
 from spectrograms.spectra import spectra_difference_db
+from spectrograms.splits import SplitOptions, find_splits
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -558,14 +560,43 @@ def test_a_second_run_measures_only_what_changed(folders, tmp_path, monkeypatch)
     assert dict(called) == everything
 
 
-def test_one_data_set_is_judged_by_its_saved_parts(tmp_path):
+def test_one_data_set_is_judged_by_its_saved_parts(tmp_path, capsys):
     make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4, seed=1)
+    listing = list_images(tmp_path / "data")
+    find_splits(listing, SplitOptions(val_fraction=0.25, test_fraction=0.25), None)
     flags = ("--data_dir", tmp_path / "data", "--synthetic", tmp_path / "synthetic", "--synthetic_share", 0.5)
-    assert run(*flags, "--val_fraction", 0.25, "--test_fraction", 0.25, "--output_dir", tmp_path / "report") == 0
+    assert run(*flags, "--output_dir", tmp_path / "report") == 0
+    told = capsys.readouterr().out
+    assert f"parts as in {tmp_path / 'data' / 'splits.json'}" in told and "divided just now" not in told
     parts = json.loads((tmp_path / "data" / "splits.json").read_text())["parts"]
     setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
     assert f"{len(parts['train']) + len(parts['val'])} real training, {len(parts['test'])} held-out" in setting
     assert ", 50% of them synthetic beside real ones," in setting
+
+
+def test_a_division_that_the_judge_had_to_make_is_warned_of_every_time(tmp_path, capsys):
+    make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4, seed=1)
+    flags = (
+        "--data_dir",
+        tmp_path / "data",
+        "--synthetic",
+        tmp_path / "synthetic",
+        "--output_dir",
+        tmp_path / "report",
+    )
+    for _ in range(2):
+        assert run(*flags) == 0
+        told = capsys.readouterr().out
+        assert "WARNING: divided just now into 12 training, 2 validation and 2 test images" in told
+        assert "give --splits of its run" in told and "parts as in" not in told
+    assert not list(tmp_path.rglob("splits.json")), "a training would be told that these parts are older than it"
+
+
+def test_the_judge_divides_nothing_anew(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        evaluate.parse(["--data_dir", str(tmp_path), "--synthetic", str(tmp_path), "--resplit"])
+    assert left.value.code == 2
+    assert "--resplit: the generator would have learned some of the images" in capsys.readouterr().err
 
 
 def test_classes_without_synthetic_images_are_named(folders, tmp_path):
