@@ -130,11 +130,12 @@ def evaluate(args: argparse.Namespace) -> int:
         except UnreadableImage as error:
             raise UserError(f"{error}{remedy}") from error
         notes += shared_columns(held_out, real, (args.real_test, args.real_train), args.output_dir)
+    as_drawn = contract_to_read(args.synthetic, contract)
     drawn = list_folder(args.synthetic, 1, "--synthetic", args.skip_unreadable, notes)
     for note in notes:
         print(printable(note))
     try:
-        synthetic = from_listing(drawn, contract_to_read(args.synthetic, contract))
+        synthetic = from_listing(drawn, as_drawn)
     except UnreadableImage as error:
         raise UserError(f"{error}{remedy}") from error
     refuse_leak(held_out, real, "the real training images")
