@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,25 @@ from radar.decibels import write_matlab
 from spectrograms import leaks
 from spectrograms.augment import Augmentation
 from spectrograms.contract import DataContract, load_preview, read_as, to_file, to_scalar
-from spectrograms.decode import UnreadableImage, read_image
+from spectrograms.decode import UnreadableImage
 from spectrograms.listing import Listing, list_images, printable
 from spectrograms.resize import resize
 from spectrograms.splits import PARTS, SplitOptions, Splits, find_splits, fingerprint, save_splits
-from spectrograms.survey import check_fit, make_contract
+from spectrograms.survey import check_fit, make_contract, readable
 from training import checkpoint
 from training.decoded_images import FOLDER, DecodedImages
 from training.files import read_object, save_json, write_atomically
 
 __all__ = [
     "Augmentation",
+    "LEAKS",
     "DataContract",
     "OpenedData",
     "SpectrogramDataset",
     "SplitOptions",
     "load_preview",
     "open_data",
+    "remembered",
     "save_image",
     "tensor_to_images",
     "tensor_to_scalars",
@@ -52,6 +54,7 @@ __all__ = [
 IN_MEMORY_BYTES = 2**30  # decoded images are kept when all of them together are smaller
 DECODERS = 4  # threads; decoding releases the interpreter lock
 WORTH_KEEPING = 3.0  # seconds of decoding from which on decoded images are kept on the disk
+LEAKS = "leaks.json"  # what the search for shared columns has found
 TOGETHER = 32  # images that one of them decodes at a time
 
 
@@ -174,7 +177,7 @@ def open_data(
     data_dir: Path,
     *,
     image_size: Sequence[int] | None,
-    channels: int,
+    channels: int | None,
     colormap: str | None,
     multiple_of: int,
     split: SplitOptions,
@@ -184,6 +187,7 @@ def open_data(
     augmentation: Augmentation | None = None,
     contract: DataContract | None = None,
     save_split: bool = True,
+    judging: bool = False,
     cache: bool = False,
 ) -> OpenedData:
     """List, check, divide and decode a folder of class folders.
@@ -191,7 +195,7 @@ def open_data(
     Args:
         data_dir: the folder.
         image_size: (H, W), or (side,) for both; None for the size most files have.
-        channels: 1 or 3.
+        channels: 1 or 3, or None for as many as the files have to tell apart, see ``make_contract``.
         colormap: recover the scalar behind this colour map.
         multiple_of: both sides are padded to a multiple of it.
         split: see ``SplitOptions``.
@@ -202,6 +206,8 @@ def open_data(
         augmentation: of the training part.
         contract: of an earlier stage, which the data must fit.
         save_split: remember a new division, and what was searched; else nothing is written.
+        judging: the parts judge a generator trained before. A new division cannot be its own, so it is warned of and
+            not saved, where the next run would take it for the generator's; nor is one looked for in ``output_dir``.
         cache: what was searched and what was decoded is kept beside the data too, in ``.cache``, for the next run.
 
     Raises:
@@ -215,13 +221,13 @@ def open_data(
     if twins := [name for name in listing.classes if alike[name.casefold()] > 1]:
         notes.append(f"classes that differ in their letters' case alone: {', '.join(twins)}; is it one class?")
     if skip_unreadable:
-        listing = _readable(listing, notes)
+        listing = readable(listing, notes)
     try:
         if contract is None:
             contract = make_contract(listing, image_size, channels, colormap, multiple_of, notes)
         else:
             check_fit(listing, contract)
-        splits = find_splits(listing, split, output_dir, save=False)
+        splits = find_splits(listing, split, None if judging else output_dir, save=False)
         parts = _make_parts(listing, splits, contract, augmentation)
         # Before anything is decoded: what changes from now on has another fingerprint at the next start.
         digest, strict = fingerprint(listing.root, splits.parts)
@@ -230,48 +236,25 @@ def open_data(
         if total_bytes <= IN_MEMORY_BYTES:
             _decode(parts, DecodedImages(listing.root, key) if cache else None, save_split)
         # Only now: a user who is told of a damaged file, and removes it, has not divided anything yet.
-        if splits.source is None and save_split:
+        divided_now = splits.source is None
+        if divided_now and save_split and not judging:
             save_splits(splits, listing, split, output_dir)
         notes += splits.notes
         if splits.source:
-            notes.append(f"parts as in {splits.source}")
+            notes.append("divided just now; " * divided_now + f"parts as in {splits.source}")
+        elif judging:
+            sizes = [len(parts[part]) for part in PARTS]
+            notes.append(
+                f"WARNING: divided just now into {sizes[0]} training, {sizes[1]} validation and {sizes[2]} test "
+                "images: a generator that was trained before has seen some of the held-out images; give --splits of "
+                "its run, or --real_train and --real_test"
+            )
         places = [output_dir] * (output_dir is not None) + [listing.root / FOLDER] * cache
-        notes += _leak_notes(parts, key, [place / "leaks.json" for place in places], save_split)
+        kept = [place / LEAKS for place in places]
+        notes += remembered(lambda: _search_leaks(parts), key, kept, save_split)
     except UnreadableImage as error:
         raise UserError(f"{error}, or pass --skip_unreadable") from error
     return OpenedData(contract, **parts, fingerprint=digest, notes=[printable(note) for note in notes])
-
-
-def _readable(listing: Listing, notes: list[str]) -> Listing:
-    """``listing`` without the files that cannot be decoded, each named in ``notes``."""
-
-    def problem(name: str) -> str | None:
-        try:
-            read_image(listing.root / name)
-        except UnreadableImage as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(DECODERS) as pool:
-        total = len(listing.paths)
-        problems = list(
-            tqdm(pool.map(problem, listing.paths), total=total, desc="checking images", leave=False, delay=1)
-        )
-    notes += [f"skipped {text}" for text in problems if text]
-    keep = [index for index, text in enumerate(problems) if not text]
-    if not keep:
-        raise UserError(f"--data_dir {listing.root}: none of its {total} images can be read; {problems[0]}")
-    left = {listing.labels[index] for index in keep}
-    classes = [name for label, name in enumerate(listing.classes) if label in left]
-    if len(classes) < len(listing.classes):
-        notes.append(f"classes without a readable image: {', '.join(sorted(set(listing.classes) - set(classes)))}")
-    return replace(
-        listing,
-        classes=tuple(classes),
-        paths=tuple(listing.paths[index] for index in keep),
-        labels=tuple(classes.index(listing.classes[listing.labels[index]]) for index in keep),
-        skipped=tuple(path for path, text in zip(listing.paths, problems, strict=True) if text),
-    )
 
 
 def _make_parts(
@@ -307,24 +290,24 @@ def _decode(parts: dict[str, SpectrogramDataset], kept: DecodedImages | None, sa
         kept.write({part: parts[part].decoded() for part in wanted})
 
 
-def _leak_notes(parts: dict[str, SpectrogramDataset], key: str, kept: list[Path], save: bool) -> list[str]:
-    """What the search for leaks has to tell; the files ``kept`` remember it for as long as ``key`` is the data's."""
-    notes = next((notes for path in kept if (notes := _kept_notes(path, key)) is not None), None)
-    if notes is None:
-        notes = _search_leaks(parts)
+def remembered(search: Callable[[], list[str]], key: str, kept: list[Path], save: bool = True) -> list[str]:
+    """What ``search`` for leaks has to tell; the files ``kept`` remember it for as long as ``key`` is the data's."""
+    warnings = next((warnings for path in kept if (warnings := _kept_warnings(path, key)) is not None), None)
+    if warnings is None:
+        warnings = search()
     for path in kept if save else []:
-        if _kept_notes(path, key) is None:
+        if _kept_warnings(path, key) is None:
             with contextlib.suppress(UserError):  # a folder that cannot be written to is told of by who needs it
-                save_json({"key": key, "notes": notes}, path)
-    return notes
+                save_json({"key": key, "warnings": warnings}, path)
+    return warnings
 
 
-def _kept_notes(path: Path, key: str) -> list[str] | None:
+def _kept_warnings(path: Path, key: str) -> list[str] | None:
     if path.is_file():
         with contextlib.suppress(UserError):
             found = read_object(path, "it is made anew")
-            if found.get("key") == key and isinstance(found.get("notes"), list):
-                return [str(note) for note in found["notes"]]
+            if found.get("key") == key and isinstance(found.get("warnings"), list):
+                return [str(warning) for warning in found["warnings"]]
     return None
 
 
@@ -342,15 +325,8 @@ def _search_leaks(parts: dict[str, SpectrogramDataset]) -> list[str]:
 
     held_out = [pair for part in ("val", "test") for pair in zip(parts[part].paths, parts[part].labels, strict=True)]
     pairs = leaks.shared_columns(held_out, list(zip(train.paths, train.labels, strict=True)), load)
-    if not pairs:
-        return []
-    path, other, shift, correlation = pairs[0]
-    return [
-        f"WARNING: {len(pairs)} of {len(held_out)} held-out images seem to share columns with training images, such "
-        f"as {path} with {other} (shifted by {abs(shift) / leaks.SIZE[1]:.0%} of the width, correlation "
-        f"{correlation:.2f}): results would be too good; keep windows of a recording together with --run_gap or "
-        "--group_by, and --resplit"
-    ]
+    remedy = "keep windows of a recording together with --run_gap or --group_by and --resplit, and train anew"
+    return [leaks.warning(pairs, len(held_out), remedy)] if pairs else []
 
 
 def tensor_to_images(images: Tensor, contract: DataContract, size: str) -> list[Any]:

@@ -78,36 +78,45 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("give either --data_dir, or --real_train and --real_test")
     if (args.real_train is None) != (args.real_test is None):
         parser.error("--real_train and --real_test go together")
+    if args.data_dir is not None and args.resplit:
+        parser.error(
+            "--resplit: the generator would have learned some of the images it is judged by; train anew with it, or "
+            "give --splits of its run"
+        )
     return args
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Read the three sets of images, judge, and say where the report is."""
     from dataset import open_data
+    from errors import UserError
     from evaluation.assessment import assess
     from evaluation.gain import Judge, Study
-    from evaluation.images import channels_of, from_dataset, from_folder
+    from evaluation.images import from_dataset, from_listing, list_folder, shared_columns
     from evaluation.novelty import refuse_leak
     from evaluation.points import check_points
     from evaluation.report import gain_rows
     from ldm.sample_folder import contract_to_read
     from radar.metadata import RadarMetadata
-    from spectrograms.listing import list_images
+    from spectrograms.decode import UnreadableImage
+    from spectrograms.listing import printable
     from spectrograms.survey import make_contract
     from training.setup import make_accelerator
 
     device = make_accelerator(args.device, "no").device
+    remedy = "" if args.skip_unreadable else ", or pass --skip_unreadable"
     if args.data_dir is not None:
         data = open_data(
             args.data_dir,
             image_size=args.image_size,
-            channels=channels_of(args.data_dir, args.colormap, args.class_level),
+            channels=None,
             colormap=args.colormap,
             multiple_of=1,
             split=split_options(args),
             class_level=args.class_level,
             skip_unreadable=args.skip_unreadable,
             output_dir=args.output_dir,
+            judging=True,
         )
         contract, notes = data.contract, data.notes
         # Without a test part the validation images are judged on: stage 1 and 2 never learned from them either.
@@ -115,19 +124,24 @@ def evaluate(args: argparse.Namespace) -> int:
         real, held_out = from_dataset(*seen), from_dataset(unseen)
     else:
         notes = []
-        contract = make_contract(
-            list_images(args.real_train, args.class_level),
-            args.image_size,
-            channels_of(args.real_train, args.colormap, args.class_level),
-            args.colormap,
-            1,
-            notes,
+        folders = {"--real_train": args.real_train, "--real_test": args.real_test}
+        seen, unseen = (
+            list_folder(folder, args.class_level, flag, args.skip_unreadable, notes) for flag, folder in folders.items()
         )
-        real = from_folder(args.real_train, contract, args.class_level, "--real_train")
-        held_out = from_folder(args.real_test, contract, args.class_level, "--real_test")
+        try:
+            contract = make_contract(seen, args.image_size, None, args.colormap, 1, notes)
+            real, held_out = from_listing(seen, contract), from_listing(unseen, contract)
+        except UnreadableImage as error:
+            raise UserError(f"{error}{remedy}") from error
+        notes += shared_columns(held_out, real, (args.real_test, args.real_train), args.output_dir)
+    as_drawn = contract_to_read(args.synthetic, contract)
+    drawn = list_folder(args.synthetic, 1, "--synthetic", args.skip_unreadable, notes)
     for note in notes:
-        print(note)
-    synthetic = from_folder(args.synthetic, contract_to_read(args.synthetic, contract), 1, "--synthetic")
+        print(printable(note))
+    try:
+        synthetic = from_listing(drawn, as_drawn)
+    except UnreadableImage as error:
+        raise UserError(f"{error}{remedy}") from error
     refuse_leak(held_out, real, "the real training images")
     refuse_leak(held_out, synthetic, "the synthetic images")
     ks, volumes = sorted(set(args.k)), sorted(set(args.volumes))

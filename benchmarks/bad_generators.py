@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from evaluation.classifier import accuracy_and_f1, batches_of, confusion, features, predict, train_classifier
 from evaluation.fidelity import fidelity, mean_of
 from evaluation.gain import Judge, Study
-from evaluation.images import ImageSet, channels_of, from_folder
+from evaluation.images import ImageSet, from_folder
 from evaluation.novelty import marks_of, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
 from radar.metadata import RadarMetadata
@@ -132,9 +132,8 @@ def measure() -> int:
     parser.add_argument("--image_size", type=int, default=64, help="pixels a side (default: 64)")
     parser.add_argument("--steps", type=int, default=400, help="optimiser steps of every classifier (default: 400)")
     args = parser.parse_args()
-    channels = channels_of(args.real_train, args.colormap, 1)
     listing = list_images(args.real_train, 1)
-    contract = make_contract(listing, [args.image_size], channels, args.colormap, 1, [])
+    contract = make_contract(listing, [args.image_size], None, args.colormap, 1, [])
     training = from_folder(args.real_train, contract, 1, "--real_train")
     held_out, unseen = halves_of(from_folder(args.real_test, contract, 1, "--real_test"))
     study = Study(training, unseen, held_out, len(contract.classes), Judge("small", args.steps, 64, CPU), (0,))

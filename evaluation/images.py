@@ -5,20 +5,25 @@ Legend: N images, C channels, (H, W) Doppler by slow time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import DataContract, SpectrogramDataset
+from dataset import LEAKS, DataContract, SpectrogramDataset, remembered
 from errors import UserError
+from spectrograms import leaks
 from spectrograms.contract import read_as
-from spectrograms.decode import read_image
-from spectrograms.listing import list_images
-from training.checkpoint import state_digest
+from spectrograms.listing import Listing, list_images
+from spectrograms.resize import resize
+from spectrograms.survey import readable
+from training.checkpoint import digest, state_digest
 
 
 @dataclass
@@ -47,11 +52,10 @@ class ImageSet:
         return ImageSet(self.images[indices], self.labels[indices], [self.paths[int(i)] for i in indices])
 
 
-def channels_of(folder: Path, colormap: str | None, class_level: int) -> int:
-    """Channels to judge by: 1 for grey or float files or behind a colour map, else 3."""
-    listing = list_images(folder, class_level)
-    _, mode = read_image(listing.root / listing.paths[0])
-    return 3 if mode == "RGB" and colormap is None else 1
+def list_folder(folder: Path, class_level: int, what: str, skip_unreadable: bool, notes: list[str]) -> Listing:
+    """The images of a folder that the user gave by the flag ``what``; those left out are named in ``notes``."""
+    listing = list_images(folder, class_level, what)
+    return readable(listing, notes) if skip_unreadable else listing
 
 
 def from_dataset(*parts: SpectrogramDataset) -> ImageSet:
@@ -71,16 +75,20 @@ def from_dataset(*parts: SpectrogramDataset) -> ImageSet:
 
 
 def from_folder(folder: Path, contract: DataContract, class_level: int, what: str) -> ImageSet:
+    """``from_listing`` of every image in a folder of class folders that was given by the flag ``what``."""
+    return from_listing(list_images(folder, class_level, what), contract)
+
+
+def from_listing(listing: Listing, contract: DataContract) -> ImageSet:
     """Read a folder of class folders as ``contract`` says.
 
     Raises:
         UserError: a class of the folder is none of the contract's, or an image cannot be read.
     """
-    listing = list_images(folder, class_level)
     unknown = [name for name in listing.classes if name not in contract.classes]
     if unknown:
         raise UserError(
-            f"{what} {folder}: has classes {', '.join(unknown[:5])} that the real training data has not "
+            f"{listing.flag} {listing.root}: has classes {', '.join(unknown[:5])} that the real training data has not "
             f"({', '.join(contract.classes)})"
         )
     number = [contract.classes.index(name) for name in listing.classes]
@@ -90,7 +98,36 @@ def from_folder(folder: Path, contract: DataContract, class_level: int, what: st
         return torch.from_numpy(read_as(listing.root / name, contract))[:, :height, :width] * 2 - 1
 
     with ThreadPoolExecutor(4) as pool:
-        bar = tqdm(pool.map(read, listing.paths), total=len(listing.paths), desc=f"reading {what}", leave=False)
+        bar = tqdm(pool.map(read, listing.paths), total=len(listing.paths), desc=f"reading {listing.flag}", leave=False)
         images = torch.stack(list(bar))
     labels = torch.tensor([number[label] for label in listing.labels])
     return ImageSet(images, labels, [listing.root / name for name in listing.paths])
+
+
+def shared_columns(held_out: ImageSet, real: ImageSet, folders: tuple[Path, Path], output_dir: Path) -> list[str]:
+    """A warning where ``held_out`` images show a stretch of time that ``real`` ones show too, else nothing.
+
+    The images lie in the two ``folders``, so that windows of a recording are neighbours by the names below them;
+    ``output_dir`` remembers what was found.
+    """
+
+    def names_of(images: ImageSet, folder: Path) -> list[str]:
+        return [path.relative_to(folder).as_posix() for path in images.paths]
+
+    def loader(images: ImageSet, names: list[str]) -> Callable[[str], NDArray[np.float32]]:
+        place = {name: index for index, name in enumerate(names)}
+        return lambda name: resize(((images.images[place[name]].mean(0) + 1) / 2).numpy(), leaks.SIZE)
+
+    names, others = names_of(held_out, folders[0]), names_of(real, folders[1])
+
+    def search() -> list[str]:
+        found = leaks.shared_columns(
+            list(zip(names, held_out.labels.tolist(), strict=True)),
+            list(zip(others, real.labels.tolist(), strict=True)),
+            loader(real, others),
+            load_held_out=loader(held_out, names),
+        )
+        remedy = "keep each recording whole in one of the two folders, and train the generator anew"
+        return [leaks.warning(found, len(held_out), remedy)] if found else []
+
+    return remembered(search, digest([held_out.digest(), real.digest(), names, others]), [output_dir / LEAKS])

@@ -33,13 +33,16 @@ _PEAK = 12  # columns around the best shift that belong to its peak
 _LEAST_VARIANCE = 2e-5  # of the fine structure of shared columns: an empty stretch looks like every other
 _LEAST_SHARE = 0.1  # of an image's fine structure that the shared columns hold
 
+Match = tuple[str, str, int, float]  # held-out path, other path, shift in columns, correlation
+
 
 def shared_columns(
     held_out: Sequence[tuple[str, int]],
     others: Sequence[tuple[str, int]],
     load: Callable[[str], NDArray[np.float32]],
     threshold: float = THRESHOLD,
-) -> list[tuple[str, str, int, float]]:
+    load_held_out: Callable[[str], NDArray[np.float32]] | None = None,
+) -> list[Match]:
     """Held-out images that show a stretch of time which another image of the same class shows too.
 
     What changes slowly along a row is taken out first, for it is alike in all images of an activity. What remains is
@@ -50,6 +53,7 @@ def shared_columns(
             compared, each image with its ``CANDIDATES`` neighbours by name, so that the cost is bounded.
         load: gives the image of a path, (H, W) of ``SIZE`` in [0, 1].
         threshold: correlation of the shared columns from which a pair counts.
+        load_held_out: gives held-out images where they lie in another folder, in which the same names may occur.
 
     Returns:
         (held-out path, other path, shift in columns of ``SIZE``, correlation): the best match of every held-out image
@@ -66,11 +70,23 @@ def shared_columns(
         near = _nearest(path, by_label.get(label, []))
         if not near:
             continue
-        score, shift = _best_shifts(textures[path], [textures[other] for other in near])
+        image = textures[path] if load_held_out is None else _texture(load_held_out(path))
+        score, shift = _best_shifts(image, [textures[other] for other in near])
         best = int(score.argmax())
         if score[best] >= threshold:
             found.append((path, near[best], int(shift[best]), float(score[best])))
     return found
+
+
+def warning(found: list[Match], held_out: int, remedy: str) -> str:
+    """One line on what ``shared_columns`` ``found`` among so many ``held_out`` images, and what to do."""
+    path, other, shift, correlation = found[0]
+    all_of_them = f"{held_out}" if held_out <= MOST_HELD_OUT else f"the {MOST_HELD_OUT} compared (of {held_out})"
+    return (
+        f"WARNING: {len(found)} of {all_of_them} held-out images seem to share columns with training images, such "
+        f"as {path} with {other} (shifted by {abs(shift) / SIZE[1]:.0%} of the width, correlation "
+        f"{correlation:.2f}): results would be too good; {remedy}"
+    )
 
 
 def _some(images: list[tuple[str, int]]) -> list[tuple[str, int]]:

@@ -26,6 +26,7 @@ class Listing:
         ignored: how many files below class folders have another ending.
         empty: class folders that hold no image.
         skipped: images that were found but left out because they cannot be read.
+        flag: by which the user gave the folder.
     """
 
     root: Path
@@ -35,6 +36,7 @@ class Listing:
     ignored: int = 0
     empty: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    flag: str = "--data_dir"
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
@@ -48,20 +50,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def list_images(root: Path, class_level: int = 1) -> Listing:
+def list_images(root: Path, class_level: int = 1, flag: str = "--data_dir") -> Listing:
     """Find every image below ``root`` and its class.
 
     Args:
         root: a folder of class folders. Files that stand directly in it (a picture of the whole, say) are no data.
         class_level: which folder of a path names the class: 1 the first below ``root``, 2 the second,
             -1 the one that holds the file.
+        flag: by which the user gave the folder, for messages.
 
     Raises:
         UserError: there are no images, or none as deep as ``class_level``.
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"--data_dir {root}: no such folder")
+        raise UserError(f"{flag} {root}: no such folder")
     found: dict[str, list[str]] = defaultdict(list)  # paths by class
     folders: set[str] = set()  # that name a class, with images or without
     too_shallow = ignored = loose = 0
@@ -86,7 +89,7 @@ def list_images(root: Path, class_level: int = 1) -> Listing:
             hint = f"{too_shallow} images lie less than --class_level {class_level} folders deep"
         elif loose:
             hint = f"{loose} images lie directly in it: {hint}"
-        raise UserError(f"--data_dir {root}: no images of {' '.join(SUFFIXES)} in class folders; {hint}")
+        raise UserError(f"{flag} {root}: no images of {' '.join(SUFFIXES)} in class folders; {hint}")
     # The text itself decides between names like a1 and a01, so that the order is the same on every file system.
     classes = tuple(sorted(found, key=lambda name: (natural_key(name), name)))
     for paths in found.values():
@@ -98,6 +101,7 @@ def list_images(root: Path, class_level: int = 1) -> Listing:
         tuple(label for label, name in enumerate(classes) for _ in found[name]),
         ignored,
         tuple(sorted(folders.difference(classes), key=natural_key)),
+        flag=flag,
     )
 
 

@@ -204,26 +204,28 @@ def _load(path: Path, listing: Listing, options: SplitOptions) -> Splits:
         skipped = set(listing.skipped)
         parts = {part: [str(name) for name in saved["parts"][part] if name not in skipped] for part in PARTS}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not a usable splits.json ({error!r}); remove it or pass --resplit") from error
+        raise UserError(
+            f"{path}: not a usable splits.json ({error!r}); remove it, or train anew with --resplit"
+        ) from error
     if version != FORMAT_VERSION:
-        raise UserError(f"{path}: has format version {version}, expected {FORMAT_VERSION}; pass --resplit")
+        raise UserError(f"{path}: has format version {version}, expected {FORMAT_VERSION}; train anew with --resplit")
     # Defaults say nothing of what the user wants: the second stage is usually started without these flags.
     for name, value in _plain(options).items():
         if value != _plain(SplitOptions())[name] and value != made_with.get(name):
             flag = "split_seed" if name == "seed" else name
             raise UserError(
                 f"--{flag} {value}: {path} was made with {made_with.get(name)}; leave the flag out to keep those "
-                "parts, or pass --resplit to divide anew"
+                "parts, or train anew with --resplit"
             )
     named = [name for part in PARTS for name in parts[part]]
     if len(named) != len(set(named)):
-        raise UserError(f"{path}: names an image twice; pass --resplit to divide anew")
+        raise UserError(f"{path}: names an image twice; train anew with --resplit")
     new = set(listing.paths) - set(named)
     missing = set(named) - set(listing.paths)
     if new or missing:
         raise UserError(
             f"{path}: the images have changed since ({len(new)} new, {len(missing)} missing, first "
-            f"{sorted(new or missing)[0]}); pass --resplit to divide anew, or restore them"
+            f"{sorted(new or missing)[0]}); train anew with --resplit, or restore them"
         )
     return Splits(parts, source=Path(path))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +16,37 @@ from errors import UserError
 from radar.colormap import best_colormap, invert_colormap
 from radar.metadata import RadarMetadata
 from spectrograms.contract import DataContract
-from spectrograms.decode import is_a_range, read_image
+from spectrograms.decode import UnreadableImage, is_a_range, read_image
 from spectrograms.listing import Listing
 from spectrograms.resize import padded_size
 
 PROBED = 24  # images looked at
+DECODERS = 4  # threads; decoding releases the interpreter lock
 KINDS = {"L": "grey", "I;16": "grey", "RGB": "colour", "F": "float", "npy": "float"}
+PICTURE = "axes, margins or text in the picture? cut them off (they are learned too)"
 LIKELY_COLOURS = 35.0  # RMS distance in 8-bit levels up to which images may be of a colour map; chroma-reduced JPEG: 30
+FRAMED = 0.5  # of what a white margin encloses is white at most: a map whose silence is white has more of it
+SAME_PLACE = 0.05  # of a side, between the rectangles that a margin leaves: tick labels differ in width
+SAME_COLOUR = 8  # levels between pixels of one margin, as JPEG leaves them
 ODD_COLOURS = 0.7  # another colour map fits when its error is under this part of the given one's
 
 
 def make_contract(
     listing: Listing,
     image_size: Sequence[int] | None,
-    channels: int,
+    channels: int | None,
     colormap: str | None,
     multiple_of: int,
     notes: list[str],
 ) -> DataContract:
-    """The contract of a data set that nothing has been trained on yet; what is worth telling is added to ``notes``."""
+    """The contract of a data set that nothing has been trained on yet; what is worth telling is added to ``notes``.
+
+    Without ``channels`` grey or float files and what lies behind a colour map have one, other colours three.
+    """
     probes = _probes(listing)
     native_mode = _native_mode(probes)
+    if channels is None:
+        channels = 3 if native_mode == "RGB" and colormap is None else 1
     sizes = Counter(array.shape[:2] for array, _ in probes)
     native_size, alike = sizes.most_common(1)[0]
     if len(sizes) > 1:
@@ -49,7 +60,15 @@ def make_contract(
         value_range = _float_range(listing, radar)
         notes.append(f"float values {value_range[0]:g} to {value_range[1]:g} are what the model sees as -1 to 1")
     coloured = [array for array, mode in probes if mode == "RGB"]
-    _colour_notes(coloured, channels, colormap, listing.root, notes)
+    fitting, doubt = _colour_notes(coloured, channels, colormap, listing.root, notes)
+    if (margin := _margin(probes, fitting)) is not None:
+        colour = ", ".join(map(str, margin))
+        notes.append(
+            f"WARNING: all images looked at have a margin of the one colour ({colour}): cut it off, and axes and text "
+            "with it (they are learned too)"
+        )
+    elif doubt:
+        notes.append(doubt)
     if image_size is None:
         size = native_size
     else:
@@ -82,20 +101,28 @@ def _float_range(listing: Listing, radar: RadarMetadata | None) -> tuple[float, 
     if radar is not None and radar.floor_db < high and low < radar.ceiling_db:
         return float(radar.floor_db), float(radar.ceiling_db)
     if not is_a_range(low, high):
-        raise UserError(f"--data_dir {listing.root}: the values of its float files are {low:g} to {high:g}: no range")
+        raise UserError(
+            f"{listing.flag} {listing.root}: the values of its float files are {low:g} to {high:g}: no range"
+        )
     return low, high
 
 
-def _colour_notes(coloured: list[NDArray], channels: int, colormap: str | None, root: Path, notes: list[str]) -> None:
-    """Say how well the colours fit the map that was given, or which map they would fit."""
+def _colour_notes(
+    coloured: list[NDArray], channels: int, colormap: str | None, root: Path, notes: list[str]
+) -> tuple[str | None, str | None]:
+    """Say how well the colours fit the map that was given, or which map they would fit.
+
+    Returns:
+        the map that they fit, given or not, if any; and a warning where they fit none.
+    """
     if not coloured:
         if colormap:
             notes.append(f"--colormap {colormap}: the images in {root} are not coloured; they are used as they are")
-        return
+        return None, None
     some = np.concatenate([image.reshape(-1, 3)[:: max(1, image.size // 60_000)] for image in coloured])[None]
     best, error = best_colormap(some)
+    likely = error < LIKELY_COLOURS
     if colormap is None:
-        likely = error < LIKELY_COLOURS
         if likely and best != "gray":
             notes.append(
                 f"the images look coloured with {best} (colours {error:.1f} of 255 from it): --colormap {best} would "
@@ -103,11 +130,57 @@ def _colour_notes(coloured: list[NDArray], channels: int, colormap: str | None, 
             )
         elif channels == 1 and not likely:
             notes.append("--in_channels 1 takes the brightness of the colours, which is no decibel scale")
-        return
+        if likely:
+            return best, None
+        return None, f"WARNING: colours lie {error:.1f} of 255 levels (RMS) from all known colour maps: {PICTURE}"
     given = invert_colormap(some, colormap)[1]
     notes.append(f"colours lie {given:.1f} of 255 levels (RMS) from the {colormap} curve")
-    if error < ODD_COLOURS * given and given > 5:
+    if error < ODD_COLOURS * given and given > 5 and likely:
         notes.append(f"WARNING: the images are rather coloured with {best} ({error:.1f} of 255): --colormap {best}")
+        return best, None
+    return colormap, f"WARNING: colours so far from {colormap}: {PICTURE}" if given > LIKELY_COLOURS else None
+
+
+def _margin(probes: list[tuple[NDArray, str]], colormap: str | None) -> tuple[int, ...] | None:
+    """The colour of a margin around every one of several pictures, or None.
+
+    That is white, around what is not, or in coloured pictures a colour off their ``colormap``. Black and the floor of
+    a map prove nothing: silence looks so on all four sides too.
+    """
+    edges = []
+    for array, mode in probes:
+        if mode not in ("L", "RGB"):
+            return None
+        pixels = array if array.ndim == 3 else array[..., None]
+        edges.append(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.int16))
+    if len(edges) < 2 or len({edge.shape[1] for edge in edges}) > 1:
+        return None
+    edge = np.concatenate(edges)
+    if np.ptp(edge, axis=0).max() > SAME_COLOUR:
+        return None
+    colour = np.median(edge, axis=0).astype(np.uint8)
+    found = tuple(colour.tolist())
+    if min(found) >= 255 - SAME_COLOUR:
+        return found if _framed([array for array, _ in probes]) else None
+    off = len(found) == 3 and colormap and invert_colormap(colour[None, None], colormap)[1] > LIKELY_COLOURS
+    return found if off else None
+
+
+def _framed(probes: list[NDArray]) -> bool:
+    """Whether white encloses one and the same, mostly filled rectangle in all pictures.
+
+    Where a map's silence is white, movement is enclosed by it too, but nowhere twice at the same place.
+    """
+    boxes, shares = [], []
+    for array in probes:
+        white = (array if array.ndim == 2 else array.min(-1)) >= 255 - SAME_COLOUR
+        rows, columns = np.flatnonzero(~white.all(1)), np.flatnonzero(~white.all(0))
+        if not len(rows):
+            return False
+        height, width = white.shape
+        boxes.append((rows[0] / height, rows[-1] / height, columns[0] / width, columns[-1] / width))
+        shares.append(white[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].mean())
+    return np.ptp(boxes, axis=0).max() < SAME_PLACE and np.median(shares) < FRAMED
 
 
 def check_fit(listing: Listing, contract: DataContract) -> None:
@@ -132,3 +205,39 @@ def _probes(listing: Listing) -> list[tuple[NDArray, str]]:
 
 def _native_mode(probes: list[tuple[NDArray, str]]) -> str:
     return Counter(mode for _, mode in probes).most_common(1)[0][0]
+
+
+def readable(listing: Listing, notes: list[str]) -> Listing:
+    """``listing`` without the files that cannot be decoded, each named in ``notes``.
+
+    Raises:
+        UserError: none is left.
+    """
+
+    def problem(name: str) -> str | None:
+        try:
+            read_image(listing.root / name)
+        except UnreadableImage as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        total = len(listing.paths)
+        problems = list(
+            tqdm(pool.map(problem, listing.paths), total=total, desc="checking images", leave=False, delay=1)
+        )
+    notes += [f"skipped {text}" for text in problems if text]
+    keep = [index for index, text in enumerate(problems) if not text]
+    if not keep:
+        raise UserError(f"{listing.flag} {listing.root}: none of its {total} images can be read; {problems[0]}")
+    left = {listing.labels[index] for index in keep}
+    classes = [name for label, name in enumerate(listing.classes) if label in left]
+    if len(classes) < len(listing.classes):
+        notes.append(f"classes without a readable image: {', '.join(sorted(set(listing.classes) - set(classes)))}")
+    return replace(
+        listing,
+        classes=tuple(classes),
+        paths=tuple(listing.paths[index] for index in keep),
+        labels=tuple(classes.index(listing.classes[listing.labels[index]]) for index in keep),
+        skipped=tuple(path for path, text in zip(listing.paths, problems, strict=True) if text),
+    )

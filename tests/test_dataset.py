@@ -437,6 +437,51 @@ def test_colour_maps_are_suggested_and_wrong_ones_warned_of(tmp_path):
     assert any("WARNING: the images are rather" in note for note in open_folder(tmp_path, colormap="jet").notes)
 
 
+def framed(scalar: np.ndarray, colormap: str | None, margin: int, colour: int = 255) -> Image.Image:
+    """A map within a margin of ``colour``, with a black frame about it, as a plotted figure has."""
+    inner = np.round(scalar * 255).astype(np.uint8) if colormap is None else apply_colormap(scalar, colormap)
+    around = [(1, 1), (1, 1)] + [(0, 0)] * (inner.ndim - 2)
+    outer = [(margin, margin)] * 2 + [(0, 0)] * (inner.ndim - 2)
+    return Image.fromarray(np.pad(np.pad(inner, around), outer, constant_values=colour))
+
+
+def warnings_of(root: Path, **options) -> list[str]:
+    return [note for note in open_folder(root, **options).notes if note.startswith("WARNING")]
+
+
+@pytest.mark.parametrize("given", [None, "jet"])
+def test_figures_with_axes_and_margins_are_warned_of_once(tmp_path, given):
+    scalar = RNG.random((40, 60))
+    channels = 3 if given is None else 1
+    write_classes(tmp_path / "wide", framed(scalar, "jet", 12).save)
+    (warning,) = warnings_of(tmp_path / "wide", channels=channels, colormap=given)
+    assert "margin of the one colour (255, 255, 255)" in warning
+    write_classes(tmp_path / "thin", framed(RNG.random((160, 240)), "jet", 1, 128).save)
+    assert any("margin of the one colour (128, 128, 128)" in note for note in warnings_of(tmp_path / "thin"))
+    text = np.where(RNG.random((40, 60, 1)) < 0.3, 0, apply_colormap(scalar, "jet")).astype(np.uint8)
+    write_classes(tmp_path / "text", Image.fromarray(text).save)
+    (warning,) = warnings_of(tmp_path / "text", channels=channels, colormap=given)
+    assert "axes, margins or text in the picture? cut them off (they are learned too)" in warning
+
+
+def test_a_white_margin_of_grey_figures_is_warned_of_and_silence_is_not(tmp_path):
+    scalar = RNG.random((40, 60)) * 0.9
+    write_classes(tmp_path / "figure", framed(scalar, None, 6).save)
+    assert len(warnings_of(tmp_path / "figure")) == 1
+    before = iter(range(100))
+    for name in (None, "inverted", "jet", "hot", "viridis", "parula"):
+
+        def save(path: Path, name: str | None = name) -> None:
+            start = 2 + next(before) % 16
+            quiet = np.pad(scalar[:12, :40], ((14, 14), (start, 20 - start)))
+            grey = np.round(255 * (1 - quiet if name == "inverted" else quiet)).astype(np.uint8)
+            Image.fromarray(grey if name in (None, "inverted") else apply_colormap(quiet, name)).save(path)
+
+        folder = write_classes(tmp_path / f"quiet_{name}", save)
+        assert warnings_of(folder, channels=3) == []
+        assert not any("margin" in note for note in warnings_of(folder, colormap="jet"))
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_kept_and_freshly_decoded_images_are_the_same_and_go_to_workers(tmp_path, kept, monkeypatch):
     if not kept:

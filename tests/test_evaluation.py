@@ -22,6 +22,7 @@ from tiny import make_images
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 import evaluate
+from dataset import DataContract
 from errors import UserError
 from evaluation import assessment, gain, measuring
 from evaluation.classical import RECIPES, Classical
@@ -36,13 +37,15 @@ from evaluation.classifier import (
 )
 from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods, same_mixture
 from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline
-from evaluation.images import ImageSet
+from evaluation.images import ImageSet, from_folder, shared_columns
 from evaluation.inception import Inception
 from evaluation.intervals import difference_and_interval, mean_and_interval, share_half_interval
 from evaluation.novelty import CopySieve, marks_of, novelty, points_of_features, points_of_images, refuse_leak
 from evaluation.points import check_points
 from evaluation.report import gain_rows
+from spectrograms.listing import list_images
 from spectrograms.spectra import spectra_difference_db
+from spectrograms.splits import SplitOptions, find_splits
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -780,10 +783,14 @@ def test_a_second_run_measures_only_what_changed(folders, tmp_path, monkeypatch)
     assert dict(called) == everything
 
 
-def test_one_data_set_is_judged_by_its_saved_parts(tmp_path):
+def test_one_data_set_is_judged_by_its_saved_parts(tmp_path, capsys):
     make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4, seed=1)
+    listing = list_images(tmp_path / "data")
+    find_splits(listing, SplitOptions(val_fraction=0.25, test_fraction=0.25), None)
     flags = ("--data_dir", tmp_path / "data", "--synthetic", tmp_path / "synthetic", "--synthetic_share", 0.5)
-    assert run(*flags, "--val_fraction", 0.25, "--test_fraction", 0.25, "--output_dir", tmp_path / "report") == 0
+    assert run(*flags, "--output_dir", tmp_path / "report") == 0
+    told = capsys.readouterr().out
+    assert f"parts as in {tmp_path / 'data' / 'splits.json'}" in told and "divided just now" not in told
     parts = json.loads((tmp_path / "data" / "splits.json").read_text())["parts"]
     setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
     assert f"{len(parts['train']) + len(parts['val'])} real training, {len(parts['test'])} held-out" in setting
@@ -799,6 +806,31 @@ def test_duplicates_among_the_training_images_are_counted_in_the_report(folders,
     found = json.loads((tmp_path / "report" / "report.json").read_text())["novelty"]
     assert found["training_duplicates"] == found["in_features"]["training_duplicates"] == 2
     assert "set aside here: 2." in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_division_that_the_judge_had_to_make_is_warned_of_every_time(tmp_path, capsys):
+    make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4, seed=1)
+    flags = (
+        "--data_dir",
+        tmp_path / "data",
+        "--synthetic",
+        tmp_path / "synthetic",
+        "--output_dir",
+        tmp_path / "report",
+    )
+    for _ in range(2):
+        assert run(*flags) == 0
+        told = capsys.readouterr().out
+        assert "WARNING: divided just now into 12 training, 2 validation and 2 test images" in told
+        assert "give --splits of its run" in told and "parts as in" not in told
+    assert not list(tmp_path.rglob("splits.json")), "a training would be told that these parts are older than it"
+
+
+def test_the_judge_divides_nothing_anew(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        evaluate.parse(["--data_dir", str(tmp_path), "--synthetic", str(tmp_path), "--resplit"])
+    assert left.value.code == 2
+    assert "--resplit: the generator would have learned some of the images" in capsys.readouterr().err
 
 
 def test_classes_without_synthetic_images_are_named(folders, tmp_path):
@@ -825,7 +857,7 @@ def test_impossible_points_are_refused_and_uneven_ones_noted_before_anything_is_
         run(*flags, "--synthetic", folders / "synthetic", "--k", 2, 6)
     with pytest.raises(UserError, match=r"--volumes 1: no class"):
         run(*flags, "--synthetic", folders / "synthetic", "--volumes", 0.5, 1)
-    assert not (tmp_path / "report").exists()
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"leaks.json"}
     with pytest.raises(AssertionError, match="trained"):
         run(*flags, "--synthetic", tmp_path / "uneven", "--volumes", 0.8)
     assert "--volumes 0.8: these classes have fewer synthetic images and give them all: <b>$x_$ (4 of 5)" in (
@@ -865,8 +897,31 @@ def test_a_foreign_class_and_an_empty_folder_are_named(folders, tmp_path):
     with pytest.raises(UserError, match="swim"):
         run(*flags, "--synthetic", tmp_path / "other")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no images"):
+    with pytest.raises(UserError, match=r"^--synthetic .*empty: no images"):
         run(*flags, "--synthetic", tmp_path / "empty")
+    with pytest.raises(UserError, match=r"^--real_test .*empty: no images"):
+        run(*flags[:3], tmp_path / "empty", "--synthetic", folders / "synthetic")
+
+
+@pytest.mark.parametrize("flag", ["--real_train", "--real_test", "--synthetic"])
+def test_unreadable_files_stop_the_judge_unless_they_may_be_skipped(folders, tmp_path, capsys, flag):
+    sets = {"--real_train": folders / "real", "--real_test": folders / "held", "--synthetic": folders / "synthetic"}
+    sets[flag] = Path(shutil.copytree(sets[flag], tmp_path / "damaged"))
+    (tmp_path / "damaged" / "crawl" / "0.png").write_bytes(b"")
+    flags = [part for pair in sets.items() for part in pair]
+    with pytest.raises(UserError, match=r"0\.png: the file is empty.*or pass --skip_unreadable"):
+        run(*flags, "--output_dir", tmp_path / "report")
+    assert run(*flags, "--skip_unreadable", "--output_dir", tmp_path / "report") == 0
+    assert f"skipped {tmp_path / 'damaged' / 'crawl' / '0.png'}: the file is empty" in capsys.readouterr().out
+
+
+def test_an_unreadable_first_file_of_the_data_can_be_skipped(tmp_path):
+    make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4, seed=1)
+    (tmp_path / "data" / "crawl" / "0.png").write_bytes(b"")
+    flags = ("--data_dir", tmp_path / "data", "--synthetic", tmp_path / "synthetic")
+    with pytest.raises(UserError, match=r"0\.png: the file is empty.*or pass --skip_unreadable"):
+        run(*flags)
+    assert run(*flags, "--skip_unreadable", "--output_dir", tmp_path / "report") == 0
 
 
 def test_near_empty_images_are_no_leak_and_doubles_of_doubles_are():
@@ -908,6 +963,28 @@ def test_held_out_images_among_the_others_are_an_error(folders, tmp_path):
         flags = [part for pair in sets.items() for part in pair]
         with pytest.raises(UserError, match=rf"1 held-out images are among the {words} images, such as .*{image.name}"):
             run(*flags, "--output_dir", tmp_path / "report")
+
+
+def test_windows_of_one_recording_in_two_folders_are_warned_of(tmp_path):
+    """Every fourth window is held out, and files are numbered anew in each folder, so that names occur twice."""
+    rng = np.random.default_rng(5)
+    recording = rng.exponential(size=(64, 64 + 16 * 30))
+    recording = (np.clip(10 * np.log10(recording + 1e-3) + 25, 0, 35) / 35 * 255).astype(np.uint8)
+    for number in range(30):
+        folder = tmp_path / ("held" if number % 4 == 1 else "real") / "a"
+        folder.mkdir(parents=True, exist_ok=True)
+        window = Image.fromarray(recording[:, 16 * number : 16 * number + 64])
+        window.save(folder / f"w{len(list(folder.iterdir()))}.png")
+    sets = {}
+    for name in ("real", "held"):
+        contract = DataContract(("a",), (64, 64), (64, 64), 1, None, (64, 64), "L")
+        sets[name] = from_folder(tmp_path / name, contract, 1, "--real")
+    given = (sets["held"], sets["real"], (tmp_path / "held", tmp_path / "real"), tmp_path / "report")
+    (warning,) = shared_columns(*given)
+    assert "WARNING: 8 of 8 held-out images seem to share columns" in warning
+    assert "keep each recording whole in one of the two folders" in warning
+    assert json.loads((tmp_path / "report" / "leaks.json").read_text())["warnings"] == [warning]
+    assert shared_columns(*given) == [warning]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def test_smooth_maps_of_few_cells_raise_no_alarm():
     assert leaks.shared_columns(paths[:20], paths[20:], images.__getitem__) == []
 
 
+def test_the_warning_counts_what_was_compared():
+    found = [("a/1.png", "a/2.png", 32, 0.97)]
+    assert leaks.warning(found, 12, "keep them apart").startswith("WARNING: 1 of 12 held-out images seem to")
+    assert "1 of the 400 compared (of 1200) held-out images seem to" in leaks.warning(found, 1200, "keep them apart")
+
+
 def number_of(path: str) -> int:
     return int(re.findall(r"\d+", Path(path).stem)[-1])
 

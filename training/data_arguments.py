@@ -34,7 +34,9 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--skip_unreadable", action="store_true", help="go on without images that cannot be read")
     group.add_argument("--splits", type=existing_file, default=None, help="a splits.json (default: beside the data)")
-    group.add_argument("--resplit", action="store_true", help="divide anew although a splits.json exists")
+    group.add_argument(
+        "--resplit", action="store_true", help="divide anew although a splits.json exists, and train anew"
+    )
     group.add_argument("--val_fraction", type=real(0, 0.9), default=0.1, help="of each class, for validation")
     group.add_argument("--test_fraction", type=real(0, 0.9), default=0.1, help="of each class, never trained on")
     group.add_argument("--split_seed", type=count, default=0, help="of the choice of groups")
