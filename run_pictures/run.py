@@ -45,8 +45,8 @@ def draw_run(folder: Path, output: Path | None = None, suffix: str = "png") -> d
             pictures / "samples_over_epochs.png",
             lambda path: draw_kept_epochs(material, "samples", path),
         ),
-        "codebook": (pictures / f"codebook.{suffix}", lambda path: draw_kept_codebook(material, path)),
-        "latents": (pictures / f"latents.{suffix}", lambda path: draw_kept_latents(material, path)),
+        "codebook": (pictures / f"codebook.{suffix}", lambda path: draw_kept_codebook(material, path, run.whose)),
+        "latents": (pictures / f"latents.{suffix}", lambda path: draw_kept_latents(material, path, run.whose)),
     }
     found = {name: path for name, (path, draw) in drawn.items() if draw(path)}
     write_page(run, found, Path(folder) / PICTURES, output / "index.html")
