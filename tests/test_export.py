@@ -201,6 +201,17 @@ def test_other_folders_and_edited_cards_are_refused_and_left_alone(exported, tra
         assert files(folder) == before
 
 
+def test_the_folder_one_stands_in_is_filled_and_stays_that_folder(exported, trained, tmp_path, monkeypatch, capsys):
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    number = place.stat().st_ino
+    assert run_export(trained.ldm, Path(".")) == 0
+    assert place.stat().st_ino == number and files(place).keys() == files(exported).keys()
+    assert "# here" in (place / "README.md").read_text() and list(tmp_path.iterdir()) == [place]
+    assert run_export(trained.ldm, Path(".")) == 0 and "written anew" in capsys.readouterr().out
+
+
 def test_an_export_that_is_cut_off_leaves_nothing(trained, tmp_path, monkeypatch):
     from training import files as training_files
 
