@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from radar.fonts import let_matplotlib_find_letters
 from training.material import Material
 from training.pictures import save_figure
 
@@ -194,6 +195,7 @@ def draw_latents(latents: NDArray, labels: NDArray, classes: Sequence[str], whos
         whose: for the title.
         path: PNG or SVG.
     """
+    let_matplotlib_find_letters()
     figure = Figure(figsize=(11, 7.6))
     figure.subplots_adjust(0.07, 0.07, 0.98, 0.91, wspace=0.2, hspace=0.33)
     figure.suptitle(f"{len(latents)} {whose}", fontsize=11, x=0.07, ha="left", y=0.975)

@@ -260,6 +260,17 @@ def test_running_out_of_memory_names_the_flag_and_keeps_what_is_drawn(trained, t
     assert run_sample(trained.ldm, tmp_path, "--batch_size", "1") == 0 and len(manifest(tmp_path)) == 4
 
 
+def test_the_command_line_offers_every_solver_and_format():
+    """They are named again in sample.py, because --help must not wait for torch."""
+    from test_readme import flags_of
+
+    from ldm.file_format import FORMATS
+    from ldm.samplers import SAMPLERS
+
+    flags = flags_of("sample")
+    assert (flags["--sampler"].choices, flags["--file_format"].choices) == (SAMPLERS, FORMATS)
+
+
 def test_a_folder_with_other_things_in_it_is_refused(trained, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):

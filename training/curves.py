@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 
+from radar.fonts import let_matplotlib_find_letters
 from training.metrics import MEANINGS, UNKNOWN, Series
 from training.pictures import save_figure
 from training.run_view import RunView
@@ -83,6 +84,7 @@ def draw_curves(runs: Sequence[RunView], path: Path) -> bool:
     if not groups:
         return False
     lines = [math.ceil(len(panels) / COLUMNS) for _, panels in groups]
+    let_matplotlib_find_letters()
     # Placed by hand: matplotlib's automatic layouts draw everything twice, and runs with many saves would wait.
     heading, panel_height, foot = 0.42, 2.35, 0.4  # inches
     height = heading * len(groups) + panel_height * sum(lines) + foot
