@@ -26,10 +26,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--format", choices=("png", "svg"), default="png", help="of plots; sheets of images are PNG")
     args = parser.parse_args(argv)
-    places = [path.resolve() for path in args.run_dir]
-    for path in args.run_dir:
-        if places.count(path.resolve()) > 1:
-            parser.error(f"--run_dir {path}: the same run is named twice; name each run once")
     if args.output_dir is None:
         args.output_dir = args.run_dir[0] if len(args.run_dir) == 1 else Path("comparison")
     return args
