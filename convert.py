@@ -11,11 +11,16 @@ from radar.settings import CARRIER_LIMITS_GHZ, MTI_METHODS
 from training.arguments import Parser, integer, output_dir, positive_real, real, run_script
 
 MAX_STFT = 2**20  # samples of a window or a transform
+DYNAMIC_RANGE_LIMITS_DB = 1.0, 1000.0  # well within what radar.json may hold, whatever --ceiling_db
 
 
 def _existing_path(text: str) -> Path:
     path = Path(text)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} cannot be looked up ({error.strerror})") from None
+    if not there:
         raise argparse.ArgumentTypeError(f"expected a recording or a folder at {text!r}, found nothing")
     return path
 
@@ -151,7 +156,9 @@ def _add_spectrogram_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images")
-    group.add_argument("--dynamic_range_db", type=positive_real, default=45.0, help="dB from value 0 to value 1")
+    group.add_argument(
+        "--dynamic_range_db", type=real(*DYNAMIC_RANGE_LIMITS_DB), default=45.0, help="dB from value 0 to value 1"
+    )
     group.add_argument(
         "--ceiling_db", type=real(-300.0, 300.0), default=0.0, help="dB over the reference that are value 1"
     )

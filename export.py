@@ -33,7 +33,9 @@ def export(args: argparse.Namespace) -> int:
     report = read_report(args.report, payload["contract"]) if args.report else None
     with understood(args.ldm_path, "stage 2"):
         card = model_card(pipeline, payload, args.output_dir.resolve().name, args.license, report)
-    write_export(pipeline, card, payload["epoch"], checkpoint_digest, args.output_dir, there)
+    place = args.output_dir.resolve()  # of "." the name is needed, and the folder beside it
+    # The folder that a shell stands in is filled: were it replaced, the shell would stand nowhere.
+    write_export(pipeline, card, payload["epoch"], checkpoint_digest, place, there or place == Path.cwd())
     print(f"{'written anew' if there else 'written'}: {args.output_dir}; read {args.output_dir / CARD}")
     return 0
 

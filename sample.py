@@ -100,6 +100,7 @@ def sample(args: argparse.Namespace) -> int:
     from ldm.sample_folder import SampleFolder, overview
     from training import processes
     from training.checkpoint import digest
+    from training.loop import is_out_of_memory
     from training.setup import make_accelerator
     from training.stopping import StopRequest
 
@@ -147,11 +148,19 @@ def sample(args: argparse.Namespace) -> int:
             return 128 + number
         form = file_format_of(options, contract)
         picture = overview(folder, classes, form) if processes.is_first() else None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"--batch_size {args.batch_size}: out of memory ({error}); give a smaller one, the same command then goes "
+            "on after what is drawn"
+        ) from error
     finally:
         folder.close()
     for line in told:
         print(line)
-    print(f"{drawn} images drawn, {len(folder.done)} in {args.output_dir}; look at {picture}")
+    look = f"; look at {picture}" if picture else ""
+    print(f"{drawn} images drawn, {len(folder.done)} in {args.output_dir}{look}")
     return 0
 
 

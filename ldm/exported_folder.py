@@ -39,7 +39,7 @@ def check_place(folder: Path, checkpoint_digest: str) -> bool:
 def write_export(
     pipeline: SpectrogramPipeline, card: str, epoch: int, checkpoint_digest: str, folder: Path, there: bool
 ) -> None:
-    """Write ``folder`` whole or not at all; over an export of the same checkpoint (``there``) file by file.
+    """Write ``folder`` whole or not at all; where it has to stay (``there``: it holds an export) file by file.
 
     Raises:
         UserError: the disk is full or the place not writable.

@@ -20,6 +20,7 @@ from spectrograms.contract import FLOAT_MODES, holds_decibels
 from spectrograms.decode import is_a_range, read_image, to_unit
 
 FORMATS = ("native", "npy", "mat")
+UNIT = (0.0, 1.0)  # the value range of pictures, and of float files that were scaled to it
 OF_THE_FILE = ("file_name", "class", "label")  # of an entry in the manifest; the rest are settings
 
 
@@ -77,6 +78,8 @@ def decibel_range(
 ) -> tuple[float, float] | None:
     """The decibels (floor, ceiling) that black and white stand for in files of ``file_format``; None in native ones.
 
+    Of float files that is what their values span, unless those were scaled to [0, 1].
+
     Raises:
         UserError: the images hold no decibels, or their range is said nowhere, or twice and not alike.
     """
@@ -88,20 +91,21 @@ def decibel_range(
             "--colormap, or use --file_format native"
         )
     radar = _radar_of(contract)
-    if radar is None:
+    if contract.native_mode in FLOAT_MODES and contract.value_range != UNIT:
+        known, source = contract.value_range, "the files of the data set span"
+    elif radar is not None:
+        known, source = (float(radar.floor_db), float(radar.ceiling_db)), "radar.json of the data set says"
+    else:
         if dynamic_range_db is None:
             raise UserError(
                 f"--file_format {file_format}: the data set had no radar.json, so nothing says how many decibels lie "
                 "between black and white; give --dynamic_range_db, for example 45"
             )
         return -dynamic_range_db, 0.0
-    span = radar.ceiling_db - radar.floor_db
-    if dynamic_range_db is not None and abs(dynamic_range_db - span) > 1e-6 * span:
-        raise UserError(
-            f"--dynamic_range_db {dynamic_range_db:g}: radar.json of the data set says {radar.floor_db:g} to "
-            f"{radar.ceiling_db:g} dB; leave the flag out"
-        )
-    return float(radar.floor_db), float(radar.ceiling_db)
+    low, high = known
+    if dynamic_range_db is not None and abs(dynamic_range_db - (high - low)) > 1e-6 * (high - low):
+        raise UserError(f"--dynamic_range_db {dynamic_range_db:g}: {source} {low:g} to {high:g} dB; leave the flag out")
+    return low, high
 
 
 def _radar_of(contract: DataContract) -> RadarMetadata | None:

@@ -199,9 +199,13 @@ def _training(pipeline: SpectrogramPipeline, payload: LDMFile) -> str:
 
 def _figures(payload: LDMFile, report: dict[str, Any] | None) -> str:
     parts = []
+    numbers = payload["identity"].get("images")
+    whose = "training" if numbers and not numbers["val"] else "held-out"
+    if whose == "training":
+        parts.append("There was no validation part, so the figures of both stages tell nothing of images new to them.")
     for title, figures in (
-        ("Stage 1 on held-out images", _stage1(payload).get("figures")),
-        ("Stage 2 on held-out latents", payload.get("figures")),
+        (f"Stage 1 on {whose} images", _stage1(payload).get("figures")),
+        (f"Stage 2 on {whose} latents", payload.get("figures")),
     ):
         stored = _table(["figure", "value"], [[name, f"{value:.4g}"] for name, value in (figures or {}).items()])
         parts += [f"### {title}", stored if figures else "Not stored in the checkpoint."]

@@ -20,7 +20,7 @@ from torch import Tensor
 from dataset import DataContract, tensor_to_images
 from ldm.diffusion import noise_schedule, planes_told, with_doppler
 from ldm.latents import LatentNormaliser, pad_to_multiple
-from ldm.samplers import check_solver, check_start, make_sampler
+from ldm.samplers import check_solver, check_start, make_sampler, set_timesteps
 from training.order import mix_seed
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.utils import LatentStatistics, check_statistics
@@ -190,7 +190,7 @@ class SpectrogramPipeline(DiffusionPipeline):
         self._check_inputs(labels, generator, output_type, callback_on_step_end_tensor_inputs)
         device = self._execution_device
         latents = self.prepare_latents(len(labels), generator)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        set_timesteps(self.scheduler, num_inference_steps, device)
         check_start(self.scheduler, self.noise_shift)
         latents = latents * self.scheduler.init_noise_sigma
         labels = torch.tensor(labels, device=device)

@@ -31,8 +31,8 @@ class SampleFolder:
     which ``collect`` brings together, or the next run, if this one is killed.
 
     Raises:
-        UserError: another process draws there, or the folder holds images of other settings, or images that no
-            manifest tells of.
+        UserError: another process draws there, or the folder holds images of other settings, or other things than
+            samples.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -66,6 +66,9 @@ class SampleFolder:
 
     def _compare(self, settings: dict[str, Any], known: Path) -> None:
         if not known.exists():
+            files.save_json(settings, known)
+            return
+        if not any(path.is_file() for path in self.path.glob("*/*")):  # stopped before its first image, say
             files.save_json(settings, known)
             return
         before = files.read_object(known, "choose another folder")
@@ -175,15 +178,16 @@ def contract_to_read(path: Path, contract: DataContract) -> DataContract:
     return contract_of_decibels(contract, files.read_object(known, "draw it again"), path)
 
 
-def overview(folder: SampleFolder, classes: list[str], form: FileFormat) -> Path:
-    """Write a sheet of the first images of every class; returns its path."""
+def overview(folder: SampleFolder, classes: list[str], form: FileFormat) -> Path | None:
+    """Write a sheet of the first images of every class; returns its path, or None where no image stands."""
     rows = []
     for name in classes:
         paths = [folder.path / relative_name(name, index, form.suffix) for index in range(OVERVIEW_COLUMNS)]
         images = [form.preview(path) for path in paths if path.is_file()]
         if images:
             rows.append((name, images))
+    if not rows:
+        return None
     path = folder.path / OVERVIEW
-    if rows:
-        pictures.sheet(rows, path)
+    pictures.sheet(rows, path)
     return path

@@ -6,13 +6,23 @@ import inspect
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    DDIMParallelScheduler,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
 
 from ldm.diffusion import noise_schedule
 
 SAMPLERS = ("dpm++", "ddim", "unipc")
 _LEFT_OF_THE_SIGNAL = 0.01  # amplitude; what a solver may begin with and still be given pure noise
 _GIVEN = ("model_output", "timestep", "sample")  # to a solver's step
+# Their step goes T // N timesteps back, wherever the next timestep is: they meet only where N divides T.
+_EVEN_STEPS = (DDIMScheduler, DDIMParallelScheduler, CogVideoXDDIMScheduler, PNDMScheduler)
 
 
 def make_sampler(name: str, training: SchedulerMixin) -> SchedulerMixin:
@@ -22,12 +32,12 @@ def make_sampler(name: str, training: SchedulerMixin) -> SchedulerMixin:
     latents are pure noise, as they were trained to be ("trailing" spacing).
     """
     common = dict(timestep_spacing="trailing")
-    if name == "dpm++":
+    if name in ("dpm++", "ddim"):
+        # Of first order, predicting the latents, it is DDIM (Lu et al. 2022, arXiv:2211.01095, section 4.1), and steps
+        # to the next timestep for every number of steps, which diffusers' own DDIMScheduler does not.
         return DPMSolverMultistepScheduler.from_config(
-            training.config, algorithm_type="dpmsolver++", solver_order=2, **common
+            training.config, algorithm_type="dpmsolver++", solver_order=1 if name == "ddim" else 2, **common
         )
-    if name == "ddim":
-        return DDIMScheduler.from_config(training.config, clip_sample=False, set_alpha_to_one=True, **common)
     return UniPCMultistepScheduler.from_config(training.config, solver_order=2, **common)
 
 
@@ -60,6 +70,34 @@ def check_solver(scheduler: Any, noise_shift: float) -> None:
     needed = [part.name for part in asked if part.default is part.empty and part.kind is part.POSITIONAL_OR_KEYWORD]
     if extra := [name for name in needed if name not in _GIVEN]:
         raise ValueError(f"{name} needs {' and '.join(extra)} at every step, which this model has not; use another")
+
+
+def set_timesteps(scheduler: Any, number: int, device: torch.device | str | None = None) -> None:
+    """Set ``number`` timesteps on the way from noise to latents, each of them one that the network knows.
+
+    For some numbers (61, 103, ...) rounding makes the trailing spacing of diffusers one step longer, and that step
+    leads to timestep -1; it goes, where ``scheduler`` is of a kind that ``make_sampler`` makes.
+
+    Raises:
+        ValueError: in one sentence, for another kind where the timesteps do not lead to the latents.
+    """
+    scheduler.set_timesteps(number, device=device)
+    name, total = type(scheduler).__name__, len(scheduler.alphas_cumprod)
+    if isinstance(scheduler, _EVEN_STEPS) and total % number:
+        raise ValueError(
+            f"{name} steps past its own timesteps with {number} steps, which do not divide {total}; choose another "
+            "num_inference_steps, or DPMSolverMultistepScheduler with solver_order=1, which is DDIM for every number"
+        )
+    if float(scheduler.timesteps[-1]) >= 0:
+        return
+    if not isinstance(scheduler, (DPMSolverMultistepScheduler, UniPCMultistepScheduler)):
+        raise ValueError(
+            f"{name} makes {number} steps to {len(scheduler.timesteps)}, the last at timestep "
+            f"{float(scheduler.timesteps[-1]):g}, which does not exist; choose another num_inference_steps"
+        )
+    scheduler.timesteps = scheduler.timesteps[:number]
+    scheduler.sigmas = torch.cat([scheduler.sigmas[:number], scheduler.sigmas[-1:]])
+    scheduler.num_inference_steps = number
 
 
 def check_start(scheduler: Any, noise_shift: float) -> None:

@@ -67,7 +67,11 @@ def check_folder(folder: Path, file_name: str, settings: dict[str, Any]) -> bool
     """
     path = folder / file_name
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        try:
+            holds_something = folder.exists() and any(folder.iterdir())
+        except OSError as error:
+            raise UserError(f"--output_dir {folder}: cannot be read ({error.strerror}); give another folder") from error
+        if holds_something:
             raise UserError(f"--output_dir {folder}: not empty and no {file_name} in it; give another folder")
         return False
     try:
@@ -82,7 +86,15 @@ def check_folder(folder: Path, file_name: str, settings: dict[str, Any]) -> bool
 
 
 def claim_folder(folder: Path, file_name: str, settings: dict[str, Any]) -> None:
-    """Mark ``folder`` as holding images of these settings, or refuse it as ``check_folder`` does."""
+    """Mark ``folder``, which is made where it is missing, as holding images of these settings.
+
+    Raises:
+        UserError: it cannot be made, or is refused by ``check_folder``.
+    """
     if not check_folder(folder, file_name, settings):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"--output_dir {folder}: cannot be made ({reason}); give another folder") from error
         write_text(folder / file_name, json.dumps(settings, indent=2) + "\n")

@@ -13,6 +13,7 @@ from matplotlib.image import AxesImage
 from PIL import Image
 
 from radar.axes import extent, velocity_axis
+from radar.fonts import let_matplotlib_find_letters
 from radar.metadata import RadarMetadata
 from radar.spectrogram import from_scalar
 
@@ -59,6 +60,7 @@ def draw_overview(folder: Path, classes: list[str], metadata: RadarMetadata, per
     columns = max(map(len, found.values()))
     right = 0.9 if metadata.carrier_hz is None else 1.5  # inches
     width, height = 2.2 * columns + 0.9 + right, 1.7 * len(found) + 0.9  # inches
+    let_matplotlib_find_letters()
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(len(found), columns, sharex=True, sharey=True, squeeze=False)
     # A fixed layout: matplotlib's automatic ones take seconds over some dozens of axes.

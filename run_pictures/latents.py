@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from radar.fonts import let_matplotlib_find_letters
 from training.material import Material
 from training.pictures import save_figure
 
@@ -47,23 +48,30 @@ def spread(length: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, length - 1, min(most, length)).astype(int)).tolist()
 
 
-def draw_kept_latents(material: Material, path: Path) -> bool:
-    """Draw what ``keep_latents`` kept (see ``draw_latents``); returns whether there was anything."""
+def draw_kept_latents(material: Material, path: Path, whose: str = "held-out") -> bool:
+    """Draw what ``keep_latents`` kept (see ``draw_latents``); returns whether there was anything.
+
+    ``whose`` images those are that were kept as held-out ones, for the title.
+    """
     kept = material.newest("latents")
     if kept is None or not {"latents", "labels", "whose"} <= set(kept) or len(kept["latents"]) < 2:
         return False
     classes = [str(name) for name in material.layout().get("classes", [])]
-    draw_latents(kept["latents"].astype(np.float32), kept["labels"], classes, str(kept["whose"]), path)
+    title = str(kept["whose"]).replace("held-out", whose)
+    draw_latents(kept["latents"].astype(np.float32), kept["labels"], classes, title, path)
     return True
 
 
-def draw_kept_codebook(material: Material, path: Path) -> bool:
-    """Draw the codebook of the last kept epoch, and its use over all kept ones; returns whether there was any."""
+def draw_kept_codebook(material: Material, path: Path, whose: str = "held-out") -> bool:
+    """Draw the codebook of the last kept epoch, and its use over all kept ones; returns whether there was any.
+
+    ``whose`` images use it is written at the axis.
+    """
     kept = {epoch: material.arrays(file) for epoch, file in material.epochs("codebook").items()}
     kept = {epoch: part for epoch, part in kept.items() if part and {"use", "codes"} <= set(part) and part["use"].any()}
     if not kept:
         return False
-    draw_codebook({epoch: part["use"] for epoch, part in kept.items()}, kept[max(kept)]["codes"], path)
+    draw_codebook({epoch: part["use"] for epoch, part in kept.items()}, kept[max(kept)]["codes"], path, whose)
     return True
 
 
@@ -88,8 +96,8 @@ def normalised(latents: NDArray) -> NDArray:
     return (latents - mean) / np.maximum(deviation, 1e-6)
 
 
-def draw_codebook(use: Mapping[int, NDArray], codes: NDArray, path: Path) -> None:
-    """Draw the codes' use on held-out images against their rank, and the codes in their first two components.
+def draw_codebook(use: Mapping[int, NDArray], codes: NDArray, path: Path, whose: str = "held-out") -> None:
+    """Draw the codes' use on ``whose`` images against their rank, and the codes in their first two components.
 
     Args:
         use: how often each live code was used, (L,), after each epoch; the last one is looked at, the others are shown
@@ -115,7 +123,7 @@ def draw_codebook(use: Mapping[int, NDArray], codes: NDArray, path: Path) -> Non
         left.axvline(place, color=colour, linestyle="--", linewidth=1, label=name)
     left.axhline(1 / live, color="tab:green", linewidth=0.8, linestyle=":", label="even use")
     left.set(
-        xscale="log", yscale="log", xlabel="code's rank", ylabel="share of held-out latents", xlim=(0.9, live * 1.2)
+        xscale="log", yscale="log", xlabel="code's rank", ylabel=f"share of {whose} latents", xlim=(0.9, live * 1.2)
     )
     left.set_title("use of the codes", fontsize=10, loc="left")
     left.legend(fontsize=8, loc="lower left")
@@ -187,6 +195,7 @@ def draw_latents(latents: NDArray, labels: NDArray, classes: Sequence[str], whos
         whose: for the title.
         path: PNG or SVG.
     """
+    let_matplotlib_find_letters()
     figure = Figure(figsize=(11, 7.6))
     figure.subplots_adjust(0.07, 0.07, 0.98, 0.91, wspace=0.2, hspace=0.33)
     figure.suptitle(f"{len(latents)} {whose}", fontsize=11, x=0.07, ha="left", y=0.975)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from errors import UserError
 from run_pictures.latents import draw_kept_codebook, draw_kept_latents
 from run_pictures.sheets import draw_kept_epochs
 from training.curves import draw_curves, names_of
@@ -45,8 +46,8 @@ def draw_run(folder: Path, output: Path | None = None, suffix: str = "png") -> d
             pictures / "samples_over_epochs.png",
             lambda path: draw_kept_epochs(material, "samples", path),
         ),
-        "codebook": (pictures / f"codebook.{suffix}", lambda path: draw_kept_codebook(material, path)),
-        "latents": (pictures / f"latents.{suffix}", lambda path: draw_kept_latents(material, path)),
+        "codebook": (pictures / f"codebook.{suffix}", lambda path: draw_kept_codebook(material, path, run.whose)),
+        "latents": (pictures / f"latents.{suffix}", lambda path: draw_kept_latents(material, path, run.whose)),
     }
     found = {name: path for name, (path, draw) in drawn.items() if draw(path)}
     write_page(run, found, Path(folder) / PICTURES, output / "index.html")
@@ -68,8 +69,12 @@ def compare_runs(folders: Sequence[Path], output: Path, suffix: str = "png") -> 
     """Draw the curves of several runs over each other into ``output``, with a table and a page; returns the page.
 
     Raises:
-        UserError: a folder holds no metrics, or ``output`` cannot be written.
+        UserError: a folder holds no metrics, or is named twice, or ``output`` cannot be written.
     """
+    places = [Path(folder).resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"--run_dir {folder}: this run is named twice; name each run once")
     runs = [view(folder) for folder in folders]
     curves = Path(output) / PICTURES / f"curves.{suffix}"
     draw_curves(runs, curves)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter
 from radar.axes import extent
 from radar.colormap import apply_colormap, table
 from radar.colormap_names import NAMES as COLORMAPS
+from radar.fonts import font_for
 from radar.metadata import RadarMetadata
 from spectrograms.contract import DataContract
 from training.material import Material, evenly
@@ -35,7 +35,7 @@ HEADING = 20
 TICK = 4
 MOST_ROWS = 8  # epochs that a sheet shows
 ORIGINALS = 0  # the epoch under which the measured images stand
-FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+FONT_SIZE = 11
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Sheet:
         margin = (60 if axes else GAP) + (70 if view.decibels else 0)
         self.image = Image.new("RGB", (self.right + margin, self.bottom + (38 if axes else GAP)), "white")
         self.pen = ImageDraw.Draw(self.image)
-        self.font = ImageFont.truetype(str(FONT), 11)
+        self.font = _font("")
 
     def _row_top(self, index: int) -> int:
         return self.top + LABEL_HEIGHT + index * (self.cell_h + LABEL_HEIGHT)
@@ -164,17 +164,17 @@ class _Sheet:
 
     def write_row(self, index: int, row: Row) -> None:
         top = self._row_top(index)
-        self.pen.text((self.left, top - 3), row.label, "black", self.font, "ls")
+        self.pen.text((self.left, top - 3), row.label, "black", _font(row.label), "ls")
         for column, pixels in enumerate(row.images):
             shown = Image.fromarray(_coloured(pixels, row.grey, self.view))
             shown = shown.resize((self.cell_w, self.cell_h), Image.Resampling.NEAREST)
             self.image.paste(shown, (self._column_left(column), top))
 
     def write_heading(self, index: int, name: str) -> None:
-        shown = name
-        while self.font.getlength(shown) > self.cell_w and len(shown) > 2:
+        shown, font = name, _font(name)
+        while font.getlength(shown) > self.cell_w and len(shown) > 2:
             shown = f"{shown[:-2]}…"
-        self.pen.text((self._column_left(index) + self.cell_w / 2, self.top - 4), shown, "black", self.font, "ms")
+        self.pen.text((self._column_left(index) + self.cell_w / 2, self.top - 4), shown, "black", font, "ms")
 
     def write_axes(self, radar: RadarMetadata) -> None:
         """Doppler at the left of every row, velocity at its right where the carrier is known, time at the bottom."""
@@ -223,6 +223,11 @@ class _Sheet:
         ImageDraw.Draw(label).text((0, 12), text, "black", self.font, "ls")
         turned = label.transpose(Image.Transpose.ROTATE_90)
         self.image.paste(turned, (left, round(middle - turned.height / 2)))
+
+
+def _font(text: str) -> ImageFont.FreeTypeFont:
+    """One that has the letters of ``text``."""
+    return ImageFont.truetype(font_for(text), FONT_SIZE)
 
 
 def _coloured(image: NDArray[np.uint8], grey: bool, view: View) -> NDArray[np.uint8]:

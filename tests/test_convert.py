@@ -20,6 +20,7 @@ from scipy.signal import periodogram, welch
 import convert
 from errors import UserError
 from radar.colormap import apply_colormap
+from radar.export import claim_folder
 from radar.metadata import SPEED_OF_LIGHT, RadarMetadata
 from radar.overview import draw_overview
 from spectrograms.listing import list_images
@@ -470,10 +471,13 @@ def test_recordings_that_would_share_names_are_refused(names: list[str], words: 
         ["--range_bin", "5-2"],
         ["--range_bin", "-1"],
         ["--max_doppler_hz", "0"],
+        ["--dynamic_range_db", "0.05"],
+        ["--dynamic_range_db", "30000"],
         ["--class_from", "walk"],
         ["--class_from", "(walk"],
         ["--class_from", "(walk)", "--label", "walk"],
         ["--input", "nowhere"],
+        ["--input", "x" * 300],
         ["--prf", "2000"],
     ],
 )
@@ -512,6 +516,24 @@ def test_impossible_settings_are_refused_before_anything_is_written(
         run(source, tmp_path / "out", *QUICK, *arguments)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("decibels", ["1", "1000"])
+@pytest.mark.parametrize("ceiling", ["-300", "3.3", "300"])
+def test_what_the_widest_and_the_narrowest_range_write_can_be_read(tmp_path: Path, decibels: str, ceiling: str) -> None:
+    source = save(tmp_path / "walk" / "one.npy", tone(100.0))
+    metadata = run(source, tmp_path / "out", *QUICK, "--dynamic_range_db", decibels, "--ceiling_db", ceiling)
+    assert metadata.ceiling_db - metadata.floor_db == pytest.approx(float(decibels))
+
+
+def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+    source = save(tmp_path / "walk" / "one.npy", tone(100.0))
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "x", tmp_path / "new" / ("x" * 300)):
+        with pytest.raises(UserError, match=r"--output_dir .*cannot be made \(.*\); give another folder"):
+            claim_folder(place, "conversion.json", {})
+    with pytest.raises(UserError, match=r"--output_dir .*file/x: cannot be made \(Not a directory\)"):
+        run(source, tmp_path / "file" / "x", *QUICK)
 
 
 def test_a_folder_without_recordings_is_told(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import nn
 
 from ldm.diffusion import (
@@ -23,7 +24,7 @@ from ldm.diffusion import (
 )
 from ldm.latents import LatentNormaliser, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator
-from ldm.samplers import SAMPLERS, make_sampler
+from ldm.samplers import SAMPLERS, make_sampler, set_timesteps
 from vqvae.custom_vqgan import CustomVQGAN
 
 
@@ -45,11 +46,11 @@ class GaussianDenoiser(nn.Module):
     With z = a x + s e: E[x|z] = m + a d^2 / (a^2 d^2 + s^2) (z - a m), and v = a e - s x follows from it.
     """
 
-    def __init__(self, means: list[float], deviation: float, side: int = 8) -> None:
+    def __init__(self, means: list[float], deviation: float, side: int = 8, noise_shift: float = 1.0) -> None:
         super().__init__()
         self.means = nn.Parameter(torch.tensor(means), requires_grad=False)
         self.deviation = deviation
-        self.kept = noise_schedule().alphas_cumprod
+        self.kept = noise_schedule(noise_shift).alphas_cumprod
         self.config = SimpleNamespace(block_out_channels=(1, 1), in_channels=2, out_channels=2, sample_size=side)
         self.dtype = torch.float32
         self.asked: list[tuple[float, int]] = []
@@ -83,7 +84,9 @@ def vqgan():
     )
 
 
-def pipeline_for(vqgan, unet, sampler: str, size: tuple[int, int] = (8, 8)) -> SpectrogramPipeline:
+def pipeline_for(
+    vqgan, unet, sampler: str, size: tuple[int, int] = (8, 8), noise_shift: float = 1.0
+) -> SpectrogramPipeline:
     image_size = [2 * side for side in size]
     contract = {
         "classes": ["a", "b"],
@@ -95,7 +98,8 @@ def pipeline_for(vqgan, unet, sampler: str, size: tuple[int, int] = (8, 8)) -> S
         "native_mode": "L",
     }
     statistics = {"mean": [0.0, 0.0], "std": [1.0, 1.0]}
-    pipeline = SpectrogramPipeline(vqgan, unet, make_sampler(sampler, noise_schedule()), contract, statistics)
+    scheduler = make_sampler(sampler, noise_schedule(noise_shift))
+    pipeline = SpectrogramPipeline(vqgan, unet, scheduler, contract, statistics, noise_shift)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -243,6 +247,44 @@ def test_samplers_recover_a_gaussian_in_twenty_steps(vqgan, sampler):
         latents = draw(pipeline, [label] * 64, range(64), num_inference_steps=20)
         assert float(latents.mean()) == pytest.approx(mean, abs=0.03)
         assert float(latents.std()) == pytest.approx(0.3, rel=0.12)
+
+
+@pytest.mark.parametrize("shift", [1.0, 4.0])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_number_of_steps_takes_as_many_timesteps_from_pure_noise_down(sampler, shift):
+    scheduler = make_sampler(sampler, noise_schedule(shift))
+    for number in range(1, TRAIN_TIMESTEPS + 1):
+        set_timesteps(scheduler, number)
+        timesteps, sigmas = scheduler.timesteps.numpy(), scheduler.sigmas.numpy()
+        assert len(timesteps) == scheduler.num_inference_steps == number
+        assert timesteps[0] == TRAIN_TIMESTEPS - 1 and timesteps[-1] >= 0 and (np.diff(timesteps) < 0).all()
+        assert len(sigmas) == number + 1 and sigmas[-1] == 0 and (np.diff(sigmas) < 0).all()
+
+
+@pytest.mark.parametrize("shift", [1.0, 4.0])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [61, 121, 501, 600, 999])
+def test_samplers_recover_a_gaussian_in_a_number_of_steps_that_divides_no_thousand(vqgan, sampler, steps, shift):
+    unet = GaussianDenoiser([1.5, -0.5, 0.0], 0.3, noise_shift=shift)
+    latents = draw(
+        pipeline_for(vqgan, unet, sampler, noise_shift=shift), [0] * 16, range(16), num_inference_steps=steps
+    )
+    assert len(unet.asked) == steps and min(timestep for timestep, _ in unet.asked) >= 0
+    assert float(latents.mean()) == pytest.approx(1.5, abs=0.03)
+    assert float(latents.std()) == pytest.approx(0.3, rel=0.25 if steps < 200 and shift > 1 else 0.08)
+
+
+@pytest.mark.parametrize("shift", [1.0, 4.0])
+@pytest.mark.parametrize("steps", [1, 10, 20, 250])
+def test_ddim_is_ddim(vqgan, steps, shift):
+    """As diffusers' own has it, where that is right: for numbers of steps that divide 1000."""
+    pipeline = pipeline_for(
+        vqgan, GaussianDenoiser([1.5, -0.5, 0.0], 0.3, noise_shift=shift), "ddim", noise_shift=shift
+    )
+    ours = draw(pipeline, [0, 1], [0, 1], num_inference_steps=steps)
+    pipeline.scheduler = DDIMScheduler.from_config(noise_schedule(shift).config, set_alpha_to_one=True)
+    theirs = draw(pipeline, [0, 1], [0, 1], num_inference_steps=steps)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

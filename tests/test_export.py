@@ -107,6 +107,17 @@ def test_the_card_tells_what_was_learned_from_what_and_how_well(exported, traine
     assert str(trained.root) not in card.text, "paths tell of the machine and its user"
 
 
+def test_without_a_validation_part_no_figure_is_called_held_out(exported, trained, tmp_path):
+    assert "### Stage 1 on held-out images" in (exported / "README.md").read_text()
+    payload = torch.load(trained.ldm, weights_only=True)
+    payload["identity"]["images"]["val"] = 0
+    torch.save(payload, tmp_path / "ldm.pt")
+    assert run_export(tmp_path / "ldm.pt", tmp_path / "out") == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "### Stage 1 on training images" in text and "### Stage 2 on training latents" in text
+    assert "There was no validation part" in text and "on held-out images" not in text
+
+
 def test_the_card_gives_the_radars_axes_and_the_reports_figures(trained, tmp_path):
     payload = torch.load(trained.ldm, weights_only=True)
     payload["contract"]["radar"] = {
@@ -188,6 +199,17 @@ def test_other_folders_and_edited_cards_are_refused_and_left_alone(exported, tra
         with pytest.raises(UserError, match=message):
             run_export(ldm, folder)
         assert files(folder) == before
+
+
+def test_the_folder_one_stands_in_is_filled_and_stays_that_folder(exported, trained, tmp_path, monkeypatch, capsys):
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    number = place.stat().st_ino
+    assert run_export(trained.ldm, Path(".")) == 0
+    assert place.stat().st_ino == number and files(place).keys() == files(exported).keys()
+    assert "# here" in (place / "README.md").read_text() and list(tmp_path.iterdir()) == [place]
+    assert run_export(trained.ldm, Path(".")) == 0 and "written anew" in capsys.readouterr().out
 
 
 def test_an_export_that_is_cut_off_leaves_nothing(trained, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -265,8 +266,15 @@ def test_float_data_are_written_as_their_decibels_and_as_pictures_in_the_models_
     floats = of_other_data(trained.ldm, tmp_path / "floats.pt", native_mode="npy", value_range=[-40.0, 0.0])
     assert run_sample(floats, tmp_path / "native") == 0
     assert run_sample(floats, tmp_path / "npy", "--file_format", "npy", "--dynamic_range_db", "40") == 0
+    assert run_sample(floats, tmp_path / "unsaid", "--file_format", "npy") == 0
+    with pytest.raises(UserError, match=r"60: the files of the data set span -40 to 0 dB; leave the flag out"):
+        run_sample(floats, tmp_path / "scaled", "--file_format", "mat", "--dynamic_range_db", "60")
     native, decibels = (np.load(tmp_path / folder / "walk" / "walk_00001.npy") for folder in ("native", "npy"))
     assert np.allclose(native, decibels, atol=1e-4)
+    assert np.array_equal(decibels, np.load(tmp_path / "unsaid" / "walk" / "walk_00001.npy"))
+    unit = DataContract.from_dict({**contract_of(trained.ldm), "native_mode": "F"})
+    assert decibel_range("npy", unit, 45.0) == (-45.0, 0.0), "values scaled to [0, 1] are no decibels yet"
+    assert decibel_range("npy", replace(unit, radar=vars(RADAR)), None) == (-40.0, -4.0)
     assert run_sample(floats, tmp_path / "model", "--output_size", "model") == 0
     assert levels(tmp_path / "model" / "walk" / "walk_00001.png").shape == (16, 16)
 

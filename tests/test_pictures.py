@@ -1,15 +1,20 @@
 """What a run's pictures show."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from matplotlib import font_manager
+from PIL import Image, ImageFont
 
+from radar import fonts
 from radar.colormap import table
 from radar.metadata import RadarMetadata
 from run_pictures import latents, sheets
-from training import metrics
+from training import metrics, pictures
 from training.curves import panels_of
 from training.material import MOST_EPOCHS, Material, evenly
 from training.run_view import view
@@ -170,3 +175,59 @@ def test_code_use_by_rank_counts_every_look_up_once():
     assert counts.sum() == use.sum() and counts[0] > 40 * np.diff(edges)[0] and counts[-1] < 5 * np.diff(edges)[-1]
     counts, edges = latents.rank_histogram(np.array([3, 0, 5]))
     assert counts.tolist() == [5, 3, 0] and edges.tolist() == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def chinese_font(tmp_path, monkeypatch):
+    """A font that has one letter, and draws it as a filled square; none of the machine's own."""
+    builder = pytest.importorskip("fontTools.fontBuilder").FontBuilder(1000, isTTF=True)
+    pen = pytest.importorskip("fontTools.pens.ttGlyphPen").TTGlyphPen(None)
+    empty = pen.glyph()
+    for move, place in ((pen.moveTo, (0, 0)), (pen.lineTo, (0, 900)), (pen.lineTo, (900, 900)), (pen.lineTo, (900, 0))):
+        move(place)
+    pen.closePath()
+    builder.setupGlyphOrder([".notdef", "walk"])
+    builder.setupCharacterMap({ord("走"): "walk"})
+    builder.setupGlyf({".notdef": empty, "walk": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "walk": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "One Letter", "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=900, sTypoDescender=-100, usWinAscent=900, usWinDescent=100)
+    builder.setupPost()
+    path = tmp_path / "letter.ttf"
+    builder.save(path)
+    known = list(font_manager.fontManager.ttflist)
+    font_manager.fontManager.addfont(str(path))
+    monkeypatch.setattr(fonts, "FAMILIES", ("One Letter",))
+    for cached in (fonts.installed, fonts.font_for):
+        cached.cache_clear()
+    yield path
+    font_manager.fontManager.ttflist = known
+    for cached in (fonts.installed, fonts.font_for):
+        cached.cache_clear()
+
+
+def test_chinese_class_names_are_written_in_a_font_that_has_them(chinese_font, tmp_path):
+    assert fonts.font_for("走") == str(chinese_font)
+    assert fonts.font_for("walk é") == fonts.font_for("跑") == str(fonts.USUAL)
+    image = Image.new("L", (128, 128), 255)
+    pictures.sheet([("走", [image])], tmp_path / "overview.png")
+    label = np.asarray(Image.open(tmp_path / "overview.png").convert("L"))[: pictures.LABEL_HEIGHT + 2]
+    assert (label < 60).sum() == pytest.approx(81, abs=20), "a filled square of nine pixels, no empty box"
+    grey = np.full((1, 32, 32), 255, np.uint8)
+    sheets.draw_sheet([sheets.Row("走", grey)], sheets.View(None, "gray", False), tmp_path / "sheet.png", ["走"])
+    written = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))[: sheets.HEADING + sheets.LABEL_HEIGHT]
+    square = np.asarray(ImageFont.truetype(str(chinese_font), sheets.FONT_SIZE).getmask("走")).size
+    assert (written < 60).sum() == pytest.approx(2 * square, abs=square / 2)
+
+
+def test_letters_that_no_font_has_are_drawn_as_boxes_without_a_word(tmp_path):
+    code = (
+        "import numpy as np; from pathlib import Path; from radar import fonts; from run_pictures import latents\n"
+        "fonts.FAMILIES = ()\n"
+        "noise = np.random.default_rng(0).standard_normal((8, 2, 4, 4)).astype(np.float32)\n"
+        f"path = Path({str(tmp_path / 'latents.png')!r})\n"
+        "latents.draw_latents(noise, np.arange(8) % 2, ['走路', '跑步'], 'latents', path)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "latents.png").is_file()

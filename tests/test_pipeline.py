@@ -196,6 +196,27 @@ def test_a_scheduler_that_cannot_work_is_refused_in_one_sentence(pipe, kind):
     assert "\n" not in str(caught.value) and type(pipeline.scheduler).__name__ in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "steps", "message"),
+    [
+        (
+            "DDIMScheduler",
+            600,
+            "with 600 steps, which do not divide 1000; .*solver_order=1",
+        ),
+        ("DDIMScheduler", 61, "which do not divide 1000"),
+        ("EulerDiscreteScheduler", 61, "makes 61 steps to 62, the last at timestep -1, which does not exist"),
+        ("DDPMScheduler", 121, "makes 121 steps to 122"),
+    ],
+)
+def test_a_number_of_steps_that_a_scheduler_gets_wrong_is_refused_in_one_sentence(pipe, name, steps, message):
+    pipeline = fresh(pipe)
+    pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config)
+    with pytest.raises(ValueError, match=message) as caught:
+        pipeline("walk", num_inference_steps=steps)
+    assert "\n" not in str(caught.value)
+
+
 def test_images_come_as_diffusers_pipelines_give_them(pipe):
     pipeline = fresh(pipe, image_size=(15, 14))
     tensor = pipeline(["walk", 0], generator=generators(0, 1), output_type="pt", **STEPS).images

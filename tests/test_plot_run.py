@@ -124,6 +124,39 @@ def test_runs_are_compared_by_curves_figures_and_differing_flags(run, trained, t
         assert {row["run"] for row in csv.DictReader(file)} == {"run", "other"}
 
 
+@pytest.mark.parametrize("again", [".", "../run"])
+def test_a_run_is_not_compared_with_itself(run, monkeypatch, again):
+    monkeypatch.chdir(run)
+    with pytest.raises(UserError, match=r"--run_dir .*: this run is named twice; name each run once"):
+        plot("--run_dir", run, again)
+    assert not (run / "comparison").exists()
+
+
+def test_figures_of_training_images_are_not_called_held_out(run, trained, tmp_path):
+    """Stage 1 says so by its flag; stage 2, whose parts a splits.json made, by two losses that are one."""
+    settings = json.loads((run / "arguments.json").read_text())
+    stage2 = Path(shutil.copytree(trained.ldm_folder, tmp_path / "stage2"))
+    logged = [json.loads(line) for line in (stage2 / "metrics.jsonl").read_text().splitlines()]
+    assert all(entry.get("val/loss", 0) != entry.get("val/loss_on_training_latents") for entry in logged)
+    for folder, stage in ((run, 1), (stage2, 2)):
+        for held_out in (True, False):
+            if not held_out and stage == 1:
+                (run / "arguments.json").write_text(json.dumps({**settings, "val_fraction": 0.0}))
+            elif not held_out:
+                for entry in logged:
+                    if "val/loss" in entry:
+                        entry["val/loss_on_training_latents"] = entry["val/loss"]
+                (stage2 / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in logged))
+            assert plot("--run_dir", folder, "--output_dir", tmp_path / "out", "--format", "svg") == 0
+            page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+            drawn = "".join(path.read_text() for path in (tmp_path / "out" / "pictures").glob("*.svg"))
+            for text in (page, drawn):
+                assert ("held-out" in text.lower()) == held_out
+            assert ("No part of the data was held out" in page) == (not held_out)
+            assert ("on training images, averaged weights" in drawn) == (not held_out)
+            shutil.rmtree(tmp_path / "out")
+
+
 def test_metrics_alone_are_enough(tmp_path):
     line = {"step": 1, "epoch": 1, "train/loss": 1.0, "train/<b>new</b>": 2.0}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")

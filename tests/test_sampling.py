@@ -222,6 +222,55 @@ def test_a_folder_of_other_settings_is_refused(sampled, trained, flag, value, na
     assert files(sampled) == before
 
 
+def test_a_run_that_drew_nothing_yet_binds_the_next_one_to_no_settings(trained, tmp_path, monkeypatch, evaluations):
+    class Stopped:
+        signal = 15
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda *_: None  # noqa: E731
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.stopping.StopRequest", Stopped)
+        assert run_sample(trained.ldm, tmp_path / "out") == 128 + 15
+    assert evaluations == [] and (tmp_path / "out" / "sampling.json").is_file()
+    assert run_sample(trained.ldm, tmp_path / "out", "--seed", "1") == 0
+    assert json.loads((tmp_path / "out" / "sampling.json").read_text())["seed"] == 1
+    (tmp_path / "out" / "metadata.jsonl").unlink()  # images that no line tells of are images
+    with pytest.raises(UserError, match="another seed; choose another folder"):
+        run_sample(trained.ldm, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), torch.OutOfMemoryError("CUDA")]
+)
+def test_running_out_of_memory_names_the_flag_and_keeps_what_is_drawn(trained, tmp_path, monkeypatch, error):
+    inner = SpectrogramPipeline.__call__
+    calls = []
+
+    def call(self, class_labels, **options):
+        calls.append(class_labels)
+        if len(calls) == 2:
+            raise error
+        return inner(self, class_labels, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpectrogramPipeline, "__call__", call)
+        with pytest.raises(UserError, match=r"--batch_size 2: out of memory \(.*\); give a smaller one"):
+            run_sample(trained.ldm, tmp_path, "--batch_size", "2")
+    assert len(manifest(tmp_path)) == 2
+    assert run_sample(trained.ldm, tmp_path, "--batch_size", "1") == 0 and len(manifest(tmp_path)) == 4
+
+
+def test_the_command_line_offers_every_solver_and_format():
+    """They are named again in sample.py, because --help must not wait for torch."""
+    from test_readme import flags_of
+
+    from ldm.file_format import FORMATS
+    from ldm.samplers import SAMPLERS
+
+    flags = flags_of("sample")
+    assert (flags["--sampler"].choices, flags["--file_format"].choices) == (SAMPLERS, FORMATS)
+
+
 def test_a_folder_with_other_things_in_it_is_refused(trained, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
@@ -261,6 +310,15 @@ def test_what_is_always_refused_is_left_out_and_told(trained, tmp_path, monkeypa
     told = capsys.readouterr().out
     assert "walk: 20 draws refused (copy)" in told
     assert "walk: 2 images left out, every one of 10 draws was refused" in told
+
+
+def test_where_everything_is_refused_no_overview_is_told_of(trained, tmp_path, monkeypatch, capsys):
+    import sample
+
+    monkeypatch.setattr(sample, "sieves_of", lambda *_: [lambda images, labels: ["copy"] * len(labels)])
+    assert run_sample(trained.ldm, tmp_path) == 0
+    told = capsys.readouterr().out
+    assert f"0 images drawn, 0 in {tmp_path}\n" in told and "overview" not in told
 
 
 def test_sieves_know_the_checkpoints_training_images(trained):

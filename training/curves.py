@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 
+from radar.fonts import let_matplotlib_find_letters
 from training.metrics import MEANINGS, UNKNOWN, Series
 from training.pictures import save_figure
 from training.run_view import RunView
@@ -69,18 +70,21 @@ def panels_of(names: set[str]) -> list[Panel]:
 def draw_curves(runs: Sequence[RunView], path: Path) -> bool:
     """Draw every figure of a run, or of several over each other, as PNG or SVG by the ending of ``path``.
 
-    Held-out figures stand below those of training, with their unit and direction. Of a single run the codebook's
+    Held-out figures stand below those of training, with their unit and direction; where no part of the data was held
+    out, the title says so. Of a single run the codebook's
     start, the critic's start and ramp, and the checkpoints are marked. Returns whether there was anything to draw.
     """
     names = {name for run in runs for name in run.metrics.series}
+    whose = " or ".join(sorted({run.whose for run in runs}))
     groups = [
-        (title, [panel for panel in panels_of(names) if panel.names[0].startswith("val/") == held_out])
-        for title, held_out in (("while training", False), ("on held-out images, averaged weights", True))
+        (title, [panel for panel in panels_of(names) if panel.names[0].startswith("val/") == validated])
+        for title, validated in (("while training", False), (f"on {whose} images, averaged weights", True))
     ]
     groups = [(title, panels) for title, panels in groups if panels]
     if not groups:
         return False
     lines = [math.ceil(len(panels) / COLUMNS) for _, panels in groups]
+    let_matplotlib_find_letters()
     # Placed by hand: matplotlib's automatic layouts draw everything twice, and runs with many saves would wait.
     heading, panel_height, foot = 0.42, 2.35, 0.4  # inches
     height = heading * len(groups) + panel_height * sum(lines) + foot
@@ -202,9 +206,8 @@ def _legend(figure: Figure, runs: Sequence[RunView], height: float) -> None:
         if runs[0].checkpoint_steps:
             handles.append(Line2D([], [], color=CHECKPOINT, marker="^", linestyle="", label="checkpoint on the disk"))
         if runs[0].metrics.lowest is not None:
-            handles.append(
-                Line2D([], [], color=LOWEST, marker="o", fillstyle="none", linestyle="", label="lowest held-out loss")
-            )
+            lowest = f"lowest {runs[0].whose} loss"
+            handles.append(Line2D([], [], color=LOWEST, marker="o", fillstyle="none", linestyle="", label=lowest))
     if handles:
         legend = figure.legend(
             handles=handles,

@@ -12,8 +12,9 @@ import matplotlib
 matplotlib.use("Agg")
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
+from radar.fonts import font_for
 from training.files import write_atomically
 
 CELL = 128  # least side of an image in a sheet, in pixels
@@ -50,7 +51,9 @@ def sheet(rows: list[tuple[str, list[Image.Image]]], path: Path) -> None:
     pen = ImageDraw.Draw(canvas)
     top = GAP
     for label, images in rows:
-        pen.text((GAP, top), label, fill="black")
+        # Pillow's own font has Latin letters alone.
+        font = None if label.isascii() else ImageFont.truetype(font_for(label), 10)
+        pen.text((GAP, top), label, fill="black", font=font)
         for number, image in enumerate(images):
             enlarged = image.convert("RGB").resize((width * factor, height * factor), Image.Resampling.NEAREST)
             canvas.paste(enlarged, (GAP + number * cell_w, top + LABEL_HEIGHT))

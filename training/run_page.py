@@ -69,6 +69,10 @@ PICTURES = {
         "like measurements of their class.",
     ),
 }
+NOTHING_HELD_OUT = (
+    "Every figure against the step, above those of training steps, below those of whole training images: no part of "
+    "the data was held out, so nothing here tells how good the model is for images that it has not seen."
+)
 SINGLE_EPOCHS = ("reconstructions", "spectra", "samples")
 
 
@@ -81,8 +85,8 @@ def write_page(run: RunView, drawn: Mapping[str, Path], pictures: Path, path: Pa
         pictures: where sheets of single epochs stand, ``NAME_EPOCH.png``.
         path: the page; links to everything are relative to it.
     """
-    sections = [_section(name, [file], path) for name, file in drawn.items()]
-    sections += [_section(name, _of_epochs(pictures, name), path) for name in SINGLE_EPOCHS]
+    sections = [_section(name, [file], path, run.whose) for name, file in drawn.items()]
+    sections += [_section(name, _of_epochs(pictures, name), path, run.whose) for name in SINGLE_EPOCHS]
     table = path.parent / "metrics.csv"
     more = f'<p class="note">All figures as a table: {_link(table, path)}.</p>' if table.is_file() else ""
     parts = [
@@ -106,13 +110,23 @@ def write_comparison(runs: Mapping[str, RunView], curves: Path, path: Path) -> P
         f"<h1>{len(runs)} runs beside each other</h1>",
         f'<p class="note">{", ".join(links)}</p>',
         *[f"<h3>{html.escape(name)}</h3>{_where_it_stands(run)}" for name, run in runs.items()],
-        _section("curves", [curves], path),
+        _section("curves", [curves], path, _whose(runs)),
         "<h2>Last figures</h2>",
         _figures(runs),
         "<h2>Settings that differ</h2>",
         _settings(runs, only_different=True),
     ]
     return _write(parts, "Runs beside each other", path)
+
+
+def _whose(runs: Mapping[str, RunView]) -> str:
+    """Whose the figures of several runs are, in words for all of them; of each one its own lines tell."""
+    return "held-out" if any(run.whose == "held-out" for run in runs.values()) else "training"
+
+
+def _of(words: str, whose: str) -> str:
+    """``words`` written of held-out images, made true of those that the figures are of."""
+    return words.replace("held-out", whose).replace("Held-out", whose.capitalize())
 
 
 def _write(parts: Sequence[str], title: str, path: Path) -> Path:
@@ -148,7 +162,9 @@ def _where_it_stands(run: RunView) -> str:
         lines.append(f"Newest checkpoint: {list(run.checkpoints.values())[-1].name}.")
     if metrics.lowest is not None:
         step, loss = metrics.lowest
-        lines.append(f"Lowest held-out loss {loss:.4g} at step {step}.")
+        lines.append(f"Lowest {run.whose} loss {loss:.4g} at step {step}.")
+    if run.whose == "training":
+        lines.append("No part of the data was held out: figures of validation are of training images.")
     bar = f'<progress value="{metrics.step}" max="{total}"></progress>' if total else ""
     return f'<p class="lead">{html.escape(" ".join(lines))}</p>{bar}'
 
@@ -164,12 +180,12 @@ def _figures(runs: Mapping[str, RunView]) -> str:
         values = [
             _cell(f"{run.metrics.last[name][0]:.4g}" if name in run.metrics.last else "", True) for run in runs.values()
         ]
-        rows.append([_cell(name), *values, *_meaning_cells(meaning)])
+        rows.append([_cell(name), *values, *_meaning_cells(meaning, _whose(runs))])
     return _table(heads, rows)
 
 
-def _meaning_cells(meaning: Meaning) -> list[str]:
-    return [_cell(meaning.unit), _cell(meaning.better), _cell(meaning.words)]
+def _meaning_cells(meaning: Meaning, whose: str) -> list[str]:
+    return [_cell(meaning.unit), _cell(meaning.better), _cell(_of(meaning.words, whose))]
 
 
 def _settings(runs: Mapping[str, RunView], only_different: bool = False) -> str:
@@ -205,11 +221,12 @@ def _of_epochs(pictures: Path, name: str) -> list[Path]:
     return [found[number] for number in sorted(filter(str.isdecimal, found), key=int, reverse=True)]
 
 
-def _section(name: str, files: Sequence[Path], page: Path) -> str:
+def _section(name: str, files: Sequence[Path], page: Path, whose: str) -> str:
     """A picture and how to read it; of several only the newest is seen, the others unfold."""
     if not files:
         return ""
     title, words = PICTURES[name]
+    words = NOTHING_HELD_OUT if name == "curves" and whose == "training" else _of(words, whose)
     newest, *earlier = [_picture(file, page) for file in files[:SHOWN_EPOCHS]]
     more = f"<details><summary>earlier epochs</summary>{''.join(earlier)}{_links(files, page)}</details>"
     return f"<h3>{title}</h3><p class=note>{words}</p>{newest}{more if earlier else ''}"

@@ -35,6 +35,17 @@ class RunView:
         return STAGES.get(stage_of(self.settings), "Run")
 
     @property
+    def whose(self) -> str:
+        """Whose the figures of validation are, for a title: "held-out", or "training" where no part was held out.
+
+        A ``splits.json`` without one may stand behind any flags; then stage 2's two losses are the same one.
+        """
+        last = self.metrics.last
+        held_out, trained = (last.get(f"val/{name}", (None, 0)) for name in ("loss", "loss_on_training_latents"))
+        alike = held_out == trained and held_out[0] is not None
+        return "training" if self.settings.get("val_fraction") == 0 or alike else "held-out"
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole run as its flags have it; 0 where that is not known yet."""
         return int(self._number("epochs")) * self.metrics.steps_per_epoch

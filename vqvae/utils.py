@@ -1,4 +1,4 @@
-"""Stage 1's bookkeeping: the checkpoint that rebuilds its model, statistics of latents and codes, pictures.
+"""Stage 1's bookkeeping: the checkpoint that rebuilds its model, statistics of latents and codes.
 
 Legend: N images, (C, H, W) image in [-1, 1], D latent channels, (h, w) latent grid, L live codes.
 """
