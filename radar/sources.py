@@ -12,6 +12,7 @@ from radar.metadata import FILE_NAME as RADAR_FILE
 from radar.recordings import SUFFIXES
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_LONGEST = 255  # bytes, on most file systems
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 
 
@@ -27,7 +28,15 @@ class Source:
 
 def checked_class_name(name: str, origin: str) -> str:
     """A class name that is a folder's name on every system, or ``UserError`` that says where it came from."""
-    if not name or name[0] in ". " or name[-1] in ". " or _FORBIDDEN.search(name) or _RESERVED.fullmatch(name):
+    too_long = len(name.encode(errors="surrogateescape")) > _LONGEST
+    if (
+        not name
+        or too_long
+        or name[0] in ". "
+        or name[-1] in ". "
+        or _FORBIDDEN.search(name)
+        or _RESERVED.fullmatch(name)
+    ):
         raise UserError(f"{origin}: {name!r} cannot be a class: it must do as the name of a folder on every system")
     return name
 

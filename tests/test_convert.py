@@ -413,7 +413,9 @@ def test_a_class_is_taken_from_the_path_by_an_expression(tmp_path: Path) -> None
         run(tmp_path / "in", tmp_path / "out", *QUICK, "--class_from", r"p\d_([a-z]+)_")
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", "con", "LPT1.x", "a\nb", " a", "a.", "x:y", ".hidden"])
+@pytest.mark.parametrize(
+    "name", ["", "..", "a/b", "a\\b", "con", "LPT1.x", "a\nb", " a", "a.", "x:y", ".hidden", "走" * 86]
+)
 def test_a_class_that_is_no_folder_name_everywhere_is_refused(name: str, tmp_path: Path) -> None:
     source = save(tmp_path / "walk" / "one.npy", tone(100.0))
     with pytest.raises(UserError, match=r"--label: .* cannot be a class") as error:
