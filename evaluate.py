@@ -95,7 +95,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from evaluation.images import from_dataset, from_listing, list_folder, shared_columns
     from evaluation.novelty import refuse_leak
     from evaluation.points import check_points
-    from evaluation.report import gain_rows
+    from evaluation.tables import gain_rows
     from ldm.sample_folder import contract_to_read
     from radar.metadata import RadarMetadata
     from spectrograms.decode import UnreadableImage

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset import DataContract
-from evaluation import report
+from evaluation import report, sheets
 from evaluation.classical import RECIPES
 from evaluation.classifier import confusion, predict
 from evaluation.fidelity import fidelity, mean_of, same_mixture
@@ -78,9 +78,9 @@ def assess(
         "spectra_db": {name: [part.tolist() for part in pair] for name, pair in found.spectra.items()},
     }
     save_json(_plain(results), folder / "report.json")
-    report.grid(real, synthetic, contract, folder / "grid.png")
+    sheets.grid(real, synthetic, contract, folder / "grid.png")
     nearest = {"pixel by pixel": found.near[0], "in a classifier's features": found.near_in_features[0]}
-    report.closest_pairs(synthetic, real, nearest, contract, folder / "closest.png")
+    sheets.closest_pairs(synthetic, real, nearest, contract, folder / "closest.png")
     figures = {
         "matrices": [("synthetic images", agreement), ("held-out real images", on_held_out)],
         "distances": tuple(near.distance for near in found.near),

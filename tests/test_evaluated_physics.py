@@ -10,7 +10,7 @@ import torch
 
 from evaluation.images import ImageSet
 from evaluation.physics import KinematicSieve, physics
-from evaluation.report import physics_rows
+from evaluation.tables import physics_rows
 
 CLASSES = ("fast", "slow")
 

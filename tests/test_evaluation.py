@@ -42,7 +42,7 @@ from evaluation.inception import Inception
 from evaluation.intervals import difference_and_interval, mean_and_interval, share_half_interval
 from evaluation.novelty import CopySieve, marks_of, novelty, points_of_features, points_of_images, refuse_leak
 from evaluation.points import check_points
-from evaluation.report import gain_rows
+from evaluation.tables import gain_rows
 from spectrograms.listing import list_images
 from spectrograms.spectra import spectra_difference_db
 from spectrograms.splits import SplitOptions, find_splits
