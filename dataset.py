@@ -5,10 +5,9 @@ Legend: N images, C channels, (H, W) Doppler by slow time.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,24 +27,23 @@ from spectrograms import leaks
 from spectrograms.augment import Augmentation
 from spectrograms.contract import DataContract, load_preview, read_as, to_file, to_scalar
 from spectrograms.decode import UnreadableImage
+from spectrograms.leak_memory import remembered
 from spectrograms.listing import Listing, list_images, printable
 from spectrograms.resize import resize
 from spectrograms.splits import PARTS, SplitOptions, Splits, find_splits, fingerprint, save_splits
 from spectrograms.survey import check_fit, make_contract, readable
 from training import checkpoint
 from training.decoded_images import FOLDER, DecodedImages
-from training.files import read_object, save_json, write_atomically
+from training.files import write_atomically
 
 __all__ = [
     "Augmentation",
-    "LEAKS",
     "DataContract",
     "OpenedData",
     "SpectrogramDataset",
     "SplitOptions",
     "load_preview",
     "open_data",
-    "remembered",
     "save_image",
     "tensor_to_images",
     "tensor_to_scalars",
@@ -54,7 +52,6 @@ __all__ = [
 IN_MEMORY_BYTES = 2**30  # decoded images are kept when all of them together are smaller
 DECODERS = 4  # threads; decoding releases the interpreter lock
 WORTH_KEEPING = 3.0  # seconds of decoding from which on decoded images are kept on the disk
-LEAKS = "leaks.json"  # what the search for shared columns has found
 TOGETHER = 32  # images that one of them decodes at a time
 
 
@@ -250,8 +247,7 @@ def open_data(
                 "its run, or --real_train and --real_test"
             )
         places = [output_dir] * (output_dir is not None) + [listing.root / FOLDER] * cache
-        kept = [place / LEAKS for place in places]
-        notes += remembered(lambda: _search_leaks(parts), key, kept, save_split)
+        notes += remembered(lambda: _search_leaks(parts), key, places, save_split)
     except UnreadableImage as error:
         raise UserError(f"{error}, or pass --skip_unreadable") from error
     return OpenedData(contract, **parts, fingerprint=digest, notes=[printable(note) for note in notes])
@@ -288,27 +284,6 @@ def _decode(parts: dict[str, SpectrogramDataset], kept: DecodedImages | None, sa
         items.load_all()
     if kept is not None and save and time.perf_counter() - begun > WORTH_KEEPING:
         kept.write({part: parts[part].decoded() for part in wanted})
-
-
-def remembered(search: Callable[[], list[str]], key: str, kept: list[Path], save: bool = True) -> list[str]:
-    """What ``search`` for leaks has to tell; the files ``kept`` remember it for as long as ``key`` is the data's."""
-    warnings = next((warnings for path in kept if (warnings := _kept_warnings(path, key)) is not None), None)
-    if warnings is None:
-        warnings = search()
-    for path in kept if save else []:
-        if _kept_warnings(path, key) is None:
-            with contextlib.suppress(UserError):  # a folder that cannot be written to is told of by who needs it
-                save_json({"key": key, "warnings": warnings}, path)
-    return warnings
-
-
-def _kept_warnings(path: Path, key: str) -> list[str] | None:
-    if path.is_file():
-        with contextlib.suppress(UserError):
-            found = read_object(path, "it is made anew")
-            if found.get("key") == key and isinstance(found.get("warnings"), list):
-                return [str(warning) for warning in found["warnings"]]
-    return None
 
 
 def _search_leaks(parts: dict[str, SpectrogramDataset]) -> list[str]:

@@ -100,7 +100,7 @@ def sample(args: argparse.Namespace) -> int:
     from ldm.sample_folder import SampleFolder, overview
     from training import processes
     from training.checkpoint import digest
-    from training.loop import is_out_of_memory
+    from training.failures import is_out_of_memory
     from training.setup import make_accelerator
     from training.stopping import StopRequest
 

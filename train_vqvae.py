@@ -178,7 +178,7 @@ def train(args: argparse.Namespace) -> int:
     critic = PatchDiscriminator(args.out_channels, args.disc_channels, args.disc_layers)
     order = data_order(len(data.train), args)
     options = VQGANOptions(**{name: getattr(args, name) for name in VQGANOptions.__dataclass_fields__})
-    held_out = data.val if len(data.val) else data.train
+    held_out = data.val if len(data.val) else data.train.without_augmentation()
     task = VQGANTask(
         accelerator,
         model,
@@ -196,6 +196,7 @@ def train(args: argparse.Namespace) -> int:
         },
         args.epochs * len(order),
         args.seed,
+        "held-out" if len(data.val) else "training",
     )
     for note in data.notes:
         print(note)

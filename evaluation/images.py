@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import LEAKS, DataContract, SpectrogramDataset, remembered
+from dataset import DataContract, SpectrogramDataset
 from errors import UserError
 from spectrograms import leaks
 from spectrograms.contract import read_as
+from spectrograms.leak_memory import remembered
 from spectrograms.listing import Listing, list_images
 from spectrograms.resize import resize
 from spectrograms.survey import readable
@@ -130,4 +131,4 @@ def shared_columns(held_out: ImageSet, real: ImageSet, folders: tuple[Path, Path
         remedy = "keep each recording whole in one of the two folders, and train the generator anew"
         return [leaks.warning(found, len(held_out), remedy)] if found else []
 
-    return remembered(search, digest([held_out.digest(), real.digest(), names, others]), [output_dir / LEAKS])
+    return remembered(search, digest([held_out.digest(), real.digest(), names, others]), [output_dir])

@@ -27,10 +27,11 @@ from run_pictures.latents import channel_histograms, keep_latents, most_kept, sp
 from run_pictures.run import draw_run
 from training import processes
 from training.compilation import compile_for_training, compiled
-from training.loop import SavedParts, check_finite, check_gradient, mean_of, scale_of
+from training.failures import check_finite, check_gradient, scale_of
 from training.material import Material
 from training.order import EpochOrder, mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
+from training.task import SavedParts, mean_of
 from vqvae import utils
 from vqvae.custom_vqgan import CustomVQGAN
 
@@ -274,7 +275,7 @@ class LDMTask(SavedParts):
                 images = pipeline.decode_latents(latents)
                 rows.append(sheets.Row(name, sheets.as_pixels(images.float().cpu().numpy(), self.contract)))
         path = folder / f"samples_{epoch:04d}.png"
-        layout = sheets.layout_of(self.contract)
+        layout = sheets.layout_of(self.contract, "held-out" if len(self.cached.val) else "training")
         sheets.draw_sheet(rows, sheets.view_of(layout), path)
 
         material = Material(folder)

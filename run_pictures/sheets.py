@@ -74,9 +74,13 @@ class View:
         return cls(metadata, known[0] if known else SCALAR_MAP, decibels)
 
 
-def layout_of(contract: DataContract) -> dict[str, Any]:
-    """What ``view_of`` and the sheets need of a contract, as plain JSON types."""
+def layout_of(contract: DataContract, whose: str) -> dict[str, Any]:
+    """What ``view_of`` and the sheets need of a contract, as plain JSON types.
+
+    ``whose`` images those of validation are, "held-out" or "training", for titles.
+    """
     return {
+        "whose": whose,
         "classes": list(contract.classes),
         "radar": contract.radar,
         "colormap": contract.colormap,

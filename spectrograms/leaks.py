@@ -18,9 +18,7 @@ from spectrograms.listing import natural_key
 SIZE = (64, 128)  # (H, W) that images are compared at
 CANDIDATES = 200  # images of the other part, nearest in order of name, that each image is compared with
 MOST_HELD_OUT = 400  # held-out images that are compared at all
-_TOGETHER = (
-    10  # of them that follow each other in order of name, and so share most of the images they are compared with
-)
+_TOGETHER = 10  # of them that follow each other by name, and so share most of the images they are compared with
 
 # Measured on walking windows that share three quarters of their columns with the next (five random splits, 64x64):
 # 601 of 660 held-out images with shared columns are found (91%). No alarm in 1,225 held-out images of splits between

@@ -30,6 +30,8 @@ from training import checkpoint, files
 from training.arguments import run_script
 from training.loop import TrainingLoop
 from training.order import EpochOrder
+from training.run_view import view
+from vqvae.vqgan_trainer import VQGANTask
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -458,6 +460,21 @@ def test_training_loss_decides_nothing(trained, tmp_path):
     assert not (run / "ldm_best.pt").exists()
 
 
+def test_without_a_validation_part_training_images_are_judged_as_they_are(tmp_path, monkeypatch):
+    """Under any flags, where a splits.json says so: without random changes, and told as what they are."""
+    data = make_images(tmp_path / "data")
+    assert run_vqgan(data, tmp_path / "first", "--val_fraction", "0", "--test_fraction", "0", "--epochs", "1") == 0
+    validate = VQGANTask.validate
+    found = []
+    monkeypatch.setattr(
+        VQGANTask, "validate", lambda task: found.append([validate(task), validate(task)]) or found[0][0]
+    )
+    run = tmp_path / "run"
+    assert run_vqgan(data, run, "--augment_time_shift", "0.5", "--epochs", "1") == 0
+    assert found[0][0] == found[0][1]
+    assert view(run).whose == "training"
+
+
 @pytest.mark.parametrize("script", ["train_vqvae", "train_ldm", "sample"])
 def test_a_second_process_is_refused_with_the_first_ones_pid(script, trained, tmp_path):
     def run() -> int:
@@ -592,7 +609,7 @@ def test_a_gradient_that_is_no_number_stops_stage_2(trained, tmp_path, monkeypat
 
 
 def test_fp16_overflow_is_left_to_the_scaler_until_its_scale_is_gone():
-    from training.loop import NonFiniteError, check_gradient
+    from training.failures import NonFiniteError, check_gradient
 
     class Scaler:
         def __init__(self, scale: float) -> None:

@@ -5,140 +5,25 @@ from __future__ import annotations
 import gc
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from numpy.typing import NDArray
 from pydantic import NonNegativeInt
-from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import NotRequired, TypedDict
 
 from errors import UserError
 from training import checkpoint, processes
+from training.failures import NonFiniteError, is_out_of_memory
 from training.health import Health
 from training.order import EpochOrder, mix_seed
 from training.run_folder import RunFolder
 from training.stopping import StopRequest
+from training.task import Task
 from training.tracking import Tracker
-
-
-class NonFiniteError(UserError):
-    """A loss or gradient is no number; raised before any optimiser stepped on it."""
-
-    def __init__(self, term: str, value: float) -> None:
-        super().__init__(f"{term} is {value}")
-        self.term = term
-
-
-def check_gradient(norm: Tensor, scaler: torch.amp.GradScaler | None, name: str = "gradient_norm") -> None:
-    """Raise ``NonFiniteError`` for a gradient norm that is not finite, naming it.
-
-    Under fp16 the scaler meets overflow by design: it leaves the step out and halves its scale. Only a scale
-    that has fallen under 1 says that the gradients themselves are wrong.
-    """
-    if scaler is None or scaler.get_scale() < 1.0:
-        check_finite({name: norm})
-
-
-def check_finite(terms: dict[str, Tensor]) -> None:
-    """Raise ``NonFiniteError`` for the first term that is not finite, naming it."""
-    if torch.stack([value.detach().float() for value in terms.values()]).isfinite().all():
-        return  # one transfer from the device in the usual case
-    for name, value in terms.items():
-        if not torch.isfinite(value):
-            raise NonFiniteError(name, float(value))
-
-
-def scale_of(scaler: torch.amp.GradScaler | None) -> dict[str, Tensor]:
-    """The factor by which fp16 gradients are enlarged, for the log; nothing in other precisions."""
-    return {} if scaler is None else {"fp16_scale": torch.tensor(scaler.get_scale())}
-
-
-def mean_of(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each figure over the parts of a batch."""
-    return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU's or the CPU's memory ran out; for the latter torch has no class of its own."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-class Task(Protocol):
-    """What a stage gives to the loop. With several processes all of them call everything but ``draw``.
-
-    Attributes:
-        name: its checkpoints' prefix.
-        identity: facts on what is trained on, among them the digests of ``DIGESTS``.
-        decisive: the validation figure, better when lower, whose least value makes the best checkpoint; None for none.
-    """
-
-    name: str
-    identity: dict[str, Any]
-    decisive: str | None
-
-    def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
-        """One step of every optimiser on ``batch``, this process's share; returns scalars to log.
-
-        torch's random state is a function of seed, step and process when it is called.
-        """
-
-    def validate(self) -> dict[str, float]:
-        """Figures on held-out data, which is always the same."""
-
-    def draw(self, folder: Path, epoch: int) -> dict[str, Path]:
-        """Write pictures after ``epoch``; returns name and path of each."""
-
-    def draw_run(self, folder: Path) -> dict[str, Path]:
-        """Write what is drawn at checkpoints, of the whole run so far, into its folder; returns name and path."""
-
-    def histograms(self) -> dict[str, tuple[NDArray, NDArray]]:
-        """Counts (B,) and edges (B + 1,) of what was last drawn, for trackers, by name."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
-
-    def drop_gradients(self) -> None:
-        """Forget the gradients of a step that was given up."""
-
-    def export(self, epoch: int) -> dict[str, Any]:
-        """The self-contained inference checkpoint."""
-
-
-class SavedParts:
-    """A task's ``state_dict`` and ``load_state_dict``, made of those of its parts and of the gradients' scaler."""
-
-    accelerator: Accelerator
-
-    def parts(self) -> dict[str, Any]:
-        """Name and object of everything that the next step depends on; each has a ``state_dict`` of its own."""
-        raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self._saved().items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, part in self._saved().items():
-            part.load_state_dict(state[name])
-
-    def drop_gradients(self) -> None:
-        for part in self.parts().values():
-            if isinstance(part, torch.optim.Optimizer):
-                part.zero_grad(set_to_none=True)
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.update(self.accelerator.scaler.get_scale())  # it had taken note of the gradients
-
-    def _saved(self) -> dict[str, Any]:
-        scaler = self.accelerator.scaler
-        return self.parts() if scaler is None else {**self.parts(), "scaler": scaler}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
+from training.material import Material
 from training.metrics import Metrics, read_metrics
 
 STAGES = {"vqgan": "Stage 1, VQ-GAN", "ldm": "Stage 2, latent diffusion"}
@@ -38,12 +39,13 @@ class RunView:
     def whose(self) -> str:
         """Whose the figures of validation are, for a title: "held-out", or "training" where no part was held out.
 
-        A ``splits.json`` without one may stand behind any flags; then stage 2's two losses are the same one.
+        A run tells with its pictures, for a ``splits.json`` without such a part may stand behind any flags; of one
+        that has drawn nothing, or did before runs told, the flags are all there is to go by.
         """
-        last = self.metrics.last
-        held_out, trained = (last.get(f"val/{name}", (None, 0)) for name in ("loss", "loss_on_training_latents"))
-        alike = held_out == trained and held_out[0] is not None
-        return "training" if self.settings.get("val_fraction") == 0 or alike else "held-out"
+        told = Material(self.path / "pictures").layout().get("whose")
+        if told in ("held-out", "training"):
+            return told
+        return "training" if self.settings.get("val_fraction") == 0 else "held-out"
 
     @property
     def total_steps(self) -> int:

@@ -22,11 +22,12 @@ from run_pictures.latents import channel_histograms, keep_latents, normalised, r
 from run_pictures.run import draw_run
 from training import pictures, processes
 from training.compilation import compile_for_training, compiled
+from training.failures import check_finite, check_gradient, scale_of
 from training.loader import Batches
-from training.loop import SavedParts, check_finite, check_gradient, mean_of, scale_of
 from training.material import Material
 from training.order import mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
+from training.task import SavedParts, mean_of
 from vqvae import utils
 from vqvae.custom_vqgan import CustomVQGAN, VQGANOutput
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
@@ -109,6 +110,7 @@ class VQGANTask(SavedParts):
         identity: plain JSON facts saved in every checkpoint (arguments, split).
         total_steps: of the whole run.
         seed: of the run.
+        whose: images ``validation`` loads, for titles: "held-out", or "training" where no part is held out.
     """
 
     name = "vqgan"
@@ -128,6 +130,7 @@ class VQGANTask(SavedParts):
         identity: dict[str, Any],
         total_steps: int,
         seed: int,
+        whose: str = "held-out",
     ) -> None:
         self.accelerator = accelerator
         self.options = options
@@ -135,6 +138,7 @@ class VQGANTask(SavedParts):
         self.calibration = calibration
         self.train = train
         self.validation = validation
+        self.whose = whose
         self.contract = contract
         self.identity = identity
         self.seed = seed
@@ -353,11 +357,11 @@ class VQGANTask(SavedParts):
             sheets.as_pixels(part.float().numpy(), self.contract) for part in (images, reconstruction, difference)
         )
         names = [self.contract.classes[label] for label in labels]
-        layout = sheets.layout_of(self.contract)
+        layout = sheets.layout_of(self.contract, self.whose)
         view = sheets.view_of(layout)
         sheet = folder / f"reconstructions_{epoch:04d}.png"
         rows = [
-            sheets.Row("held-out images", real),
+            sheets.Row(f"{self.whose} images", real),
             sheets.Row("reconstructions", made),
             sheets.Row(f"absolute difference, white: {view.half_range} or more", apart, grey=True),
         ]
@@ -374,7 +378,7 @@ class VQGANTask(SavedParts):
             codes = quantizer.live_embedding.detach().cpu().numpy()
             material.save_arrays("codebook", epoch, use=self._code_use, codes=codes)
         self._latents = normalised(torch.cat(parts).numpy())
-        keep_latents(material, self._latents, np.array(of_class), f"held-out images' latents after epoch {epoch}")
+        keep_latents(material, self._latents, np.array(of_class), f"{self.whose} images' latents after epoch {epoch}")
         return {"reconstructions": sheet, "spectra": spectra}
 
     def _some(self, number: int) -> tuple[Tensor, list[int]]:
