@@ -17,7 +17,7 @@ from training.arguments import (
     positive_real,
     run_script,
 )
-from training.data_arguments import add_data_arguments, check_data_arguments, split_options
+from training.data_arguments import SPLIT_FLAGS, add_data_arguments, check_data_arguments
 
 
 def build_parser() -> Parser:
@@ -83,89 +83,48 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             "--resplit: the generator would have learned some of the images it is judged by; train anew with it, or "
             "give --splits of its run"
         )
+    of_splits = [name for name in SPLIT_FLAGS if getattr(args, name) != parser.get_default(name)]
+    if args.data_dir is None and of_splits:
+        parser.error(
+            f"--{of_splits[0]}: divides --data_dir; --real_train and --real_test are divided as they are: leave it out"
+        )
     return args
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Read the three sets of images, judge, and say where the report is."""
-    from dataset import open_data
-    from errors import UserError
     from evaluation.assessment import assess
     from evaluation.gain import Judge, Study
-    from evaluation.images import from_dataset, from_listing, list_folder, shared_columns
-    from evaluation.novelty import refuse_leak
     from evaluation.points import check_points
+    from evaluation.reading import read_sets
     from evaluation.tables import gain_rows
     from ldm.sample_folder import contract_to_read
-    from radar.metadata import RadarMetadata
-    from spectrograms.decode import UnreadableImage
-    from spectrograms.listing import printable
-    from spectrograms.survey import make_contract
     from training.setup import make_accelerator
 
     device = make_accelerator(args.device, "no").device
-    remedy = "" if args.skip_unreadable else ", or pass --skip_unreadable"
-    if args.data_dir is not None:
-        data = open_data(
-            args.data_dir,
-            image_size=args.image_size,
-            channels=None,
-            colormap=args.colormap,
-            multiple_of=1,
-            split=split_options(args),
-            class_level=args.class_level,
-            skip_unreadable=args.skip_unreadable,
-            output_dir=args.output_dir,
-            judging=True,
-        )
-        contract, notes = data.contract, data.notes
-        # Without a test part the validation images are judged on: stage 1 and 2 never learned from them either.
-        seen, unseen = ([data.train, data.val], data.test) if len(data.test) else ([data.train], data.val)
-        real, held_out = from_dataset(*seen), from_dataset(unseen)
-    else:
-        notes = []
-        folders = {"--real_train": args.real_train, "--real_test": args.real_test}
-        seen, unseen = (
-            list_folder(folder, args.class_level, flag, args.skip_unreadable, notes) for flag, folder in folders.items()
-        )
-        try:
-            contract = make_contract(seen, args.image_size, None, args.colormap, 1, notes)
-            real, held_out = from_listing(seen, contract), from_listing(unseen, contract)
-        except UnreadableImage as error:
-            raise UserError(f"{error}{remedy}") from error
-        notes += shared_columns(held_out, real, (args.real_test, args.real_train), args.output_dir)
-    as_drawn = contract_to_read(args.synthetic, contract)
-    drawn = list_folder(args.synthetic, 1, "--synthetic", args.skip_unreadable, notes)
-    for note in notes:
-        print(printable(note))
-    try:
-        synthetic = from_listing(drawn, as_drawn)
-    except UnreadableImage as error:
-        raise UserError(f"{error}{remedy}") from error
-    refuse_leak(held_out, real, "the real training images")
-    refuse_leak(held_out, synthetic, "the synthetic images")
+    sets = read_sets(args, contract_to_read)
+    classes = sets.contract.classes
     ks, volumes = sorted(set(args.k)), sorted(set(args.volumes))
-    for note in check_points(real.labels, synthetic.labels, contract.classes, ks, volumes):
+    for note in check_points(sets.real.labels, sets.synthetic.labels, classes, ks, volumes):
         print(note)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     study = Study(
-        real,
-        synthetic,
-        held_out,
-        len(contract.classes),
+        sets.real,
+        sets.synthetic,
+        sets.held_out,
+        len(classes),
         Judge(args.classifier, args.steps, args.batch_size, device, args.synthetic_share),
         range(args.seed, args.seed + args.seeds),
         [*ks, None],
         volumes,
         args.output_dir,
     )
-    radar = RadarMetadata.load(args.data_dir or args.real_train)
     inception = None
     if args.inception_weights is not None:
         from evaluation.inception import Inception
 
         inception = Inception(args.inception_weights, device)
-    results = assess(real, held_out, synthetic, contract, radar, study, args.output_dir, inception)
+    results = assess(sets, study, args.output_dir, inception)
     print(f"\n{'training images':32}{'accuracy %':>16}{'macro F1 %':>16}{'over real + classical':>24}")
     for name, accuracy, f1, difference in gain_rows(results["gain"]):
         print(f"{name:32}{accuracy:>16}{f1:>16}{difference:>24}")

@@ -10,59 +10,48 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import DataContract
 from evaluation import report, sheets
 from evaluation.classical import RECIPES
 from evaluation.classifier import confusion, predict
 from evaluation.fidelity import fidelity, mean_of, same_mixture
 from evaluation.gain import BASELINE, Study, headline, right_per_class
-from evaluation.images import ImageSet
+from evaluation.images import Sets
 from evaluation.inception import Inception
 from evaluation.intervals import share_half_interval
 from evaluation.measuring import Measuring
 from evaluation.memory import FigureMemory
 from evaluation.novelty import Nearest, marks_of, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
-from radar.metadata import RadarMetadata
 from training.files import save_json
 
 
-def assess(
-    real: ImageSet,
-    held_out: ImageSet,
-    synthetic: ImageSet,
-    contract: DataContract,
-    radar: RadarMetadata | None,
-    study: Study,
-    folder: Path,
-    inception: Inception | None = None,
-) -> dict[str, Any]:
-    """Judge ``synthetic`` and write ``report.json``, ``report.html``, ``grid.png`` and ``closest.png`` to ``folder``.
+def assess(sets: Sets, study: Study, folder: Path, inception: Inception | None = None) -> dict[str, Any]:
+    """Judge the synthetic images of ``sets``.
+
+    Writes ``report.json``, ``report.html``, ``grid.png`` and ``closest.png`` to ``folder``.
 
     Args:
-        real: what the generator was allowed to see.
-        held_out: what it was not.
-        synthetic: what it made.
-        contract: of all three.
-        radar: what their rows and columns mean, or None where that is not known.
-        study: of the same three, which classifiers to train and how often.
+        sets: what is compared.
+        study: of the same images, which classifiers to train and how often.
         folder: where the report goes.
         inception: a network that was trained elsewhere, for distances in its features, too.
 
     Returns:
         what ``report.json`` holds.
     """
+    real, held_out, synthetic, contract = sets.real, sets.held_out, sets.synthetic, sets.contract
     classes = len(contract.classes)
     device = study.judge.device
     study.run()
     classifier = study.classifier_of_real()
     agreement = confusion(synthetic.labels, predict(classifier, synthetic.images, device), classes)
     on_held_out = confusion(held_out.labels, predict(classifier, held_out.images, device), classes)
-    found = _compare(real, held_out, synthetic, contract, radar, study, folder, inception)
+    found = _compare(sets, study, folder, inception)
     table = study.table(None)
     results: dict[str, Any] = {
         "headline": headline(table),
-        "setting": _setting(real, held_out, synthetic, contract, study),
+        "setting": _setting(sets, study),
+        "warnings": list(sets.warnings),
         "classes": list(contract.classes),
         "gain": table,
         "classical": {"all" if k is None else str(k): recipe for k, recipe in study.recipes.items()},
@@ -107,17 +96,9 @@ class Comparison:
     spectra: dict[str, tuple[Tensor, Tensor]]
 
 
-def _compare(
-    real: ImageSet,
-    held_out: ImageSet,
-    synthetic: ImageSet,
-    contract: DataContract,
-    radar: RadarMetadata | None,
-    study: Study,
-    folder: Path,
-    inception: Inception | None,
-) -> Comparison:
-    classes, measured_rows = contract.classes, contract.native_size[0]
+def _compare(sets: Sets, study: Study, folder: Path, inception: Inception | None) -> Comparison:
+    real, held_out, synthetic = sets.real, sets.held_out, sets.synthetic
+    classes, measured_rows = sets.contract.classes, sets.contract.native_size[0]
     classifier, halves = study.classifier_of_real(), study.classifiers_of_halves()
     spaces = len(halves) + (inception is not None)
     total = 3 * (1 + spaces) + 7 + 2 * spaces * (len(classes) + 1) + 3 + 2  # of all calls to ``measuring``
@@ -137,7 +118,9 @@ def _compare(
         if inception is not None:
             known = [(measuring.features(inception, part.images), part.labels) for part in (real, held_out, synthetic)]
             results["fidelity_inception"] = _fidelity([known], classes, measuring)
-        results["physics"] = physics(real, held_out, synthetic, classes, radar, measuring.kinematics, measured_rows)
+        results["physics"] = physics(
+            real, held_out, synthetic, classes, sets.radar, measuring.kinematics, measured_rows
+        )
         mixed = [
             part.images[pick] for part, pick in zip(parts, same_mixture(*(part.labels for part in parts)), strict=True)
         ]
@@ -149,15 +132,15 @@ def _compare(
     return Comparison(results, tuple(near), tuple(near_in_features), spectra)
 
 
-def _setting(real: ImageSet, held_out: ImageSet, synthetic: ImageSet, contract: DataContract, study: Study) -> str:
-    judge = study.judge
+def _setting(sets: Sets, study: Study) -> str:
+    judge, (height, width) = study.judge, sets.contract.image_size
     share = "" if judge.synthetic_share is None else f", {judge.synthetic_share:.0%} of them synthetic beside real ones"
     return (
-        f"{len(real)} real training, {len(held_out)} held-out real and {len(synthetic)} synthetic images of "
-        f"{len(contract.classes)} classes at {contract.image_size[0]}x{contract.image_size[1]}; classifier "
+        f"{len(sets.real)} real training, {len(sets.held_out)} held-out real and {len(sets.synthetic)} synthetic "
+        f"images of {len(sets.contract.classes)} classes at {height}x{width}; classifier "
         f"{judge.network}, {judge.steps} steps of {judge.batch_size} images{share}, {len(study.seeds)} seeds. "
         f"Classical augmentation: {study.recipes[None]}, {_why(study)}. "
-        f"{_test_noise(study.table(None), len(held_out))}{_absent(synthetic, contract)}"
+        f"{_test_noise(study.table(None), len(sets.held_out))}{_absent(sets)}"
     )
 
 
@@ -209,10 +192,10 @@ def _test_noise(table: dict[str, dict], held_out: int) -> str:
     )
 
 
-def _absent(synthetic: ImageSet, contract: DataContract) -> str:
+def _absent(sets: Sets) -> str:
     """What limits every figure where the generator was not asked for all classes."""
-    there = set(synthetic.labels.tolist())
-    names = [name for label, name in enumerate(contract.classes) if label not in there]
+    there = set(sets.synthetic.labels.tolist())
+    names = [name for label, name in enumerate(sets.contract.classes) if label not in there]
     return f" No synthetic images of {', '.join(names)}." if names else ""
 
 

@@ -5,7 +5,7 @@ Legend: N images, C channels, (H, W) Doppler by slow time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from dataset import DataContract, SpectrogramDataset
 from errors import UserError
+from radar.metadata import RadarMetadata
 from spectrograms import leaks
 from spectrograms.contract import read_as
 from spectrograms.leak_memory import remembered
@@ -51,6 +52,27 @@ class ImageSet:
     def take(self, indices: Tensor) -> ImageSet:
         """Some of the images."""
         return ImageSet(self.images[indices], self.labels[indices], [self.paths[int(i)] for i in indices])
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is judged and what it is judged by.
+
+    Attributes:
+        real: what the generator was allowed to see.
+        held_out: real images that it was not.
+        synthetic: what it made.
+        contract: of all three.
+        radar: what their rows and columns mean, or None where that is not known.
+        warnings: on the images, for whoever reads the figures.
+    """
+
+    real: ImageSet
+    held_out: ImageSet
+    synthetic: ImageSet
+    contract: DataContract
+    radar: RadarMetadata | None = None
+    warnings: Sequence[str] = ()
 
 
 def list_folder(folder: Path, class_level: int, what: str, skip_unreadable: bool, notes: list[str]) -> Listing:

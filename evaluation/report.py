@@ -22,7 +22,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding
 h1{font-size:1.6em} h2{margin-top:2em;border-bottom:1px solid #ccc}
 .lead{font-size:1.2em;background:#eef4fb;padding:.8em 1em}
 table{border-collapse:collapse;margin:1em 0} td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #e3e3e3}
-td:first-child,th:first-child{text-align:left} img{max-width:100%} .note{color:#555}
+td:first-child,th:first-child{text-align:left} img{max-width:100%} .note{color:#555} .warning{color:#a00}
 """
 
 
@@ -38,6 +38,7 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
     parts = [
         "<h1>Do the synthetic spectrograms help?</h1>",
         f'<p class="lead">{html.escape(results["headline"])}</p>',
+        *(f'<p class="warning">{html.escape(warning)}</p>' for warning in results["warnings"]),
         f'<p class="note">{html.escape(results["setting"])}</p>',
         "<h2>What they look like</h2>",
         _inline((folder / "grid.png").read_bytes()),

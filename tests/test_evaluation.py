@@ -823,6 +823,8 @@ def test_a_division_that_the_judge_had_to_make_is_warned_of_every_time(tmp_path,
         told = capsys.readouterr().out
         assert "WARNING: divided just now into 12 training, 2 validation and 2 test images" in told
         assert "give --splits of its run" in told and "parts as in" not in told
+        page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+        assert "WARNING: divided just now into 12 training" in page, "whoever is given the page has to know, too"
     assert not list(tmp_path.rglob("splits.json")), "a training would be told that these parts are older than it"
 
 
@@ -831,6 +833,17 @@ def test_the_judge_divides_nothing_anew(tmp_path, capsys):
         evaluate.parse(["--data_dir", str(tmp_path), "--synthetic", str(tmp_path), "--resplit"])
     assert left.value.code == 2
     assert "--resplit: the generator would have learned some of the images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flag", ["--run_gap 4", "--test_fraction 0.2", "--group_by (a)", "--resplit", "--split_seed 1"]
+)
+def test_flags_of_dividing_are_refused_where_nothing_is_divided(flag, tmp_path, capsys):
+    folder = str(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        evaluate.parse(["--real_train", folder, "--real_test", folder, "--synthetic", folder, *flag.split()])
+    assert left.value.code == 2
+    assert f"{flag.split()[0]}: divides --data_dir" in capsys.readouterr().err
 
 
 def test_classes_without_synthetic_images_are_named(folders, tmp_path):

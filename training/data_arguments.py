@@ -8,6 +8,17 @@ from typing import Any
 from radar.colormap_names import NAMES
 from training.arguments import count, existing_file, fraction, integer, positive_int, real
 
+SPLIT_FLAGS = (
+    "splits",
+    "resplit",
+    "val_fraction",
+    "test_fraction",
+    "split_seed",
+    "group_by",
+    "group_csv",
+    "run_gap",
+)  # those that say how a folder is divided
+
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the first stage must be told about the images; the second takes it from the first's checkpoint."""

@@ -1,0 +1,74 @@
+"""The three sets of images that are compared, read from folders: what the generator saw, what it did not, its own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from dataset import DataContract, open_data
+from errors import UserError
+from evaluation.images import ImageSet, Sets, from_dataset, from_listing, list_folder, shared_columns
+from evaluation.novelty import refuse_leak
+from radar.metadata import RadarMetadata
+from spectrograms.decode import UnreadableImage
+from spectrograms.listing import printable
+from spectrograms.survey import make_contract
+from training.data_arguments import split_options
+
+
+def read_sets(args: argparse.Namespace, drawn_as: Callable[[Path, DataContract], DataContract]) -> Sets:
+    """Read what ``evaluate.py`` was asked to compare, and print what is worth telling.
+
+    ``drawn_as`` tells how the synthetic images in a folder are to be read beside real ones of a contract.
+
+    Raises:
+        UserError: a folder or image cannot be read, or held-out images are among those that a classifier learns from.
+    """
+    notes: list[str] = []
+    try:
+        real, held_out, contract = _from_parts(args, notes) if args.data_dir else _from_folders(args, notes)
+        as_drawn = drawn_as(args.synthetic, contract)
+        drawn = list_folder(args.synthetic, 1, "--synthetic", args.skip_unreadable, notes)
+        notes = [printable(note) for note in notes]
+        print(*notes, sep="\n", end="\n" * bool(notes))
+        synthetic = from_listing(drawn, as_drawn)
+    except UnreadableImage as error:
+        remedy = "" if args.skip_unreadable else ", or pass --skip_unreadable"
+        raise UserError(f"{error}{remedy}") from error
+    refuse_leak(held_out, real, "the real training images")
+    refuse_leak(held_out, synthetic, "the synthetic images")
+    radar = RadarMetadata.load(args.data_dir or args.real_train)
+    return Sets(real, held_out, synthetic, contract, radar, [note for note in notes if note.startswith("WARNING")])
+
+
+def _from_parts(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, ImageSet, DataContract]:
+    """The parts of one folder that stage 1 divided."""
+    data = open_data(
+        args.data_dir,
+        image_size=args.image_size,
+        channels=None,
+        colormap=args.colormap,
+        multiple_of=1,
+        split=split_options(args),
+        class_level=args.class_level,
+        skip_unreadable=args.skip_unreadable,
+        output_dir=args.output_dir,
+        judging=True,
+    )
+    notes += data.notes
+    # Without a test part the validation images are judged on: stage 1 and 2 never learned from them either.
+    seen, unseen = ([data.train, data.val], data.test) if len(data.test) else ([data.train], data.val)
+    return from_dataset(*seen), from_dataset(unseen), data.contract
+
+
+def _from_folders(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, ImageSet, DataContract]:
+    """Two folders that the user divided."""
+    folders = {"--real_train": args.real_train, "--real_test": args.real_test}
+    seen, unseen = (
+        list_folder(folder, args.class_level, flag, args.skip_unreadable, notes) for flag, folder in folders.items()
+    )
+    contract = make_contract(seen, args.image_size, None, args.colormap, 1, notes)
+    real, held_out = from_listing(seen, contract), from_listing(unseen, contract)
+    notes += shared_columns(held_out, real, (args.real_test, args.real_train), args.output_dir)
+    return real, held_out, contract
