@@ -27,7 +27,6 @@ from spectrograms import leaks
 from spectrograms.augment import Augmentation
 from spectrograms.contract import DataContract, load_preview, read_as, to_file, to_scalar
 from spectrograms.decode import UnreadableImage
-from spectrograms.leak_memory import remembered
 from spectrograms.listing import Listing, list_images, printable
 from spectrograms.resize import resize
 from spectrograms.splits import PARTS, SplitOptions, Splits, find_splits, fingerprint, save_splits
@@ -35,6 +34,7 @@ from spectrograms.survey import check_fit, make_contract, readable
 from training import checkpoint
 from training.decoded_images import FOLDER, DecodedImages
 from training.files import write_atomically
+from training.leak_memory import remembered
 
 __all__ = [
     "Augmentation",

@@ -21,11 +21,11 @@ from errors import UserError
 from radar.metadata import RadarMetadata
 from spectrograms import leaks
 from spectrograms.contract import read_as
-from spectrograms.leak_memory import remembered
 from spectrograms.listing import Listing, list_images
 from spectrograms.resize import resize
 from spectrograms.survey import readable
 from training.checkpoint import digest, state_digest
+from training.leak_memory import remembered
 
 
 @dataclass
