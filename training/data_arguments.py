@@ -8,6 +8,7 @@ from typing import Any
 from radar.colormap_names import NAMES
 from training.arguments import count, existing_file, fraction, integer, positive_int, real
 
+# Those that say how a folder is divided.
 SPLIT_FLAGS = (
     "splits",
     "resplit",
@@ -17,7 +18,7 @@ SPLIT_FLAGS = (
     "group_by",
     "group_csv",
     "run_gap",
-)  # those that say how a folder is divided
+)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

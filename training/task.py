@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,14 +57,14 @@ class Task(Protocol):
         """The self-contained inference checkpoint."""
 
 
-class SavedParts:
+class SavedParts(ABC):
     """A task's ``state_dict`` and ``load_state_dict``, made of those of its parts and of the gradients' scaler."""
 
     accelerator: Accelerator
 
+    @abstractmethod
     def parts(self) -> dict[str, Any]:
         """Name and object of everything that the next step depends on; each has a ``state_dict`` of its own."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self._saved().items()}
