@@ -2,10 +2,12 @@
 
     python benchmarks/protocol.py --real_train DIR --real_test DIR --k 10 --seeds 3 --output_dir protocol
     python benchmarks/protocol.py --real_train DIR --real_test DIR --runs 1 --run_gap 4 --colormap jet ...
+    python benchmarks/protocol.py --real_train DIR --runs 5 --group_by 'event(\\d+)' ...
 
-Every draw chooses k images (or whole runs of windows) of each class, and everything that learns sees these alone: both
-stages, and the classifiers of every arm, which are then scored on the same test images. Differences are paired by draw;
-intervals are over draws, and leave out that other test images could have been chosen. ``--init_from demo``, a folder
+Every draw chooses k images (or whole runs of windows, or other groups) of each class, and everything that learns sees
+these alone: both stages, and the classifiers of every arm, which are then scored on the same test images, or, without
+``--real_test``, on the groups that were not drawn. Differences are paired by draw; intervals are over draws, and leave
+out that other test images could have been chosen. ``--init_from demo``, a folder
 that ``make demo`` wrote, lets both stages begin with what they learned of simulated motion, which costs no measurement.
 Further flags of the scripts go through ``--vqvae``, ``--ldm``, ``--sample`` and ``--evaluate``, each as one quoted
 string. What a draw has done already is not done again. The figures of every draw are kept in ``draws.json``, and
@@ -61,6 +63,21 @@ def chosen(listing: Listing, groups: list[str], number: int, seed: int) -> list[
     return paths
 
 
+def undrawn(listing: Listing, groups: list[str], paths: list[str]) -> list[str]:
+    """Paths of the groups of which no image was drawn, for any class: an event that bears two labels judges nothing."""
+    drawn = set(paths)
+    seen = {group for path, group in zip(listing.paths, groups, strict=True) if path in drawn}
+    return [path for path, group in zip(listing.paths, groups, strict=True) if group not in seen]
+
+
+def copy_images(root: Path, paths: list[str], folder: Path) -> None:
+    """Copy ``paths`` below ``root`` to the same places below ``folder``."""
+    for path in paths:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / path, target)
+
+
 def epochs(steps: int, images: int) -> int:
     """As many epochs as make ``steps`` of ``BATCH`` of ``images``: draws of any size are trained equally long."""
     return max(1, round(steps * BATCH / images))
@@ -86,16 +103,22 @@ def run(script: str, *flags: object) -> None:
         raise UserError(f"{script} ended with code {code}")
 
 
-def draw(args: argparse.Namespace, paths: list[str], folder: Path, seed: int) -> dict:
-    """Train, sample and judge on ``paths`` alone; returns accuracy and macro F1 of every arm."""
+def draw(args: argparse.Namespace, paths: list[str], held_out: list[str], folder: Path, seed: int) -> dict:
+    """Train and sample on ``paths`` alone, judge on ``--real_test`` or else ``held_out``.
+
+    Returns accuracy and macro F1 of every arm.
+    """
     report = folder / "report" / "report.json"
     if not report.exists():
-        for path in paths:
-            target = folder / "data" / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(args.real_train / path, target)
+        copy_images(args.real_train, paths, folder / "data")
+        test = args.real_test or folder / "held_out"
+        if not args.real_test:
+            if not held_out:
+                raise UserError(f"--runs {args.runs}: draws all groups of {args.real_train}, none is left to judge by")
+            copy_images(args.real_train, held_out, test)
         data = ["--data_dir", folder / "data"]
         split = ["--test_fraction", 0, *(["--run_gap", args.run_gap] if args.run_gap else [])]
+        split += ["--group_by", args.group_by] if args.group_by else []
         form = ["--colormap", args.colormap] if args.colormap else ["--in_channels", 1]
         size = ["--image_size", *(args.model_size or [args.image_size])]
         kept = ["--keep_checkpoints", 1, "--seed", seed, "--batch_size", BATCH]
@@ -111,7 +134,7 @@ def draw(args: argparse.Namespace, paths: list[str], folder: Path, seed: int) ->
         number = round(len(paths) / len({Path(path).parent for path in paths}))
         made = ["--samples_per_class", number, "--output_dir", folder / "augmented", "--seed", seed]
         run("sample.py", "--ldm_path", source, *made, *shlex.split(args.sample))
-        sets = ["--real_train", folder / "data", "--real_test", args.real_test, "--synthetic", folder / "augmented"]
+        sets = ["--real_train", folder / "data", "--real_test", test, "--synthetic", folder / "augmented"]
         judged = [*(form if args.colormap else []), "--image_size", args.image_size, "--output_dir", folder / "report"]
         run("evaluate.py", *sets, *judged, "--seeds", 1, "--seed", seed, *shlex.split(args.evaluate))
     gain = json.loads(report.read_text(encoding="utf-8"))["gain"]
@@ -165,11 +188,12 @@ def measure() -> int:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--real_train", type=existing_dir, required=True, help="real images to draw from")
-    parser.add_argument("--real_test", type=existing_dir, required=True, help="real images that only judge")
+    parser.add_argument("--real_test", type=existing_dir, help="real images that only judge; if none, what is not drawn")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--k", type=positive_int, help="images of each class")
-    what.add_argument("--runs", type=positive_int, help="runs of windows of each class; needs --run_gap")
+    what.add_argument("--runs", type=positive_int, help="runs or groups of each class; needs --run_gap or --group_by")
     parser.add_argument("--run_gap", type=positive_int, help="as train_vqvae.py takes it")
+    parser.add_argument("--group_by", help="as train_vqvae.py takes it")
     parser.add_argument("--colormap", help="as train_vqvae.py takes it")
     parser.add_argument("--image_size", type=positive_int, default=64, help="pixels a side, for the classifiers")
     parser.add_argument("--model_size", type=positive_int, nargs="+", help="for both stages; --image_size if none")
@@ -184,10 +208,12 @@ def measure() -> int:
     parser.add_argument("--sample", default="", help="further flags of sample.py; as many images as real ones if none")
     parser.add_argument("--evaluate", default="--classifier small", help="further flags of evaluate.py")
     args = parser.parse_args()
-    if args.runs and not args.run_gap:
-        parser.error("--runs needs --run_gap")
+    if args.runs and not (args.run_gap or args.group_by):
+        parser.error("--runs needs --run_gap or --group_by")
+    if not (args.runs or args.real_test):
+        parser.error("--k needs --real_test: of a group that is drawn in part, the rest cannot judge")
     listing = list_images(args.real_train)
-    groups = groups_of(listing, run_gap=args.run_gap if args.runs else None)
+    groups = groups_of(listing, group_by=args.group_by, run_gap=args.run_gap) if args.runs else list(listing.paths)
     names = [f"runs{args.runs}_seed{seed}" if args.runs else f"k{args.k}_seed{seed}" for seed in range(args.seeds)]
     kept = args.output_dir / "draws.json"
     draws = (
@@ -196,8 +222,9 @@ def measure() -> int:
     for seed, name in enumerate(names):
         if name not in draws:
             paths = chosen(listing, groups, args.runs or args.k, seed)
+            held_out = undrawn(listing, groups, paths)
             print(f"draw {seed + 1} of {args.seeds}: {len(paths)} images", flush=True)
-            draws[name] = draw(args, paths, args.output_dir / name, seed)
+            draws[name] = draw(args, paths, held_out, args.output_dir / name, seed)
             save_json(draws, kept)
     plot(draws, args.output_dir / "draws.png")
     print(table([draws[name] for name in names]))
