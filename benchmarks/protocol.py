@@ -188,7 +188,7 @@ def measure() -> int:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--real_train", type=existing_dir, required=True, help="real images to draw from")
-    parser.add_argument("--real_test", type=existing_dir, help="real images that only judge; if none, what is not drawn")
+    parser.add_argument("--real_test", type=existing_dir, help="real images that only judge; else what is not drawn")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--k", type=positive_int, help="images of each class")
     what.add_argument("--runs", type=positive_int, help="runs or groups of each class; needs --run_gap or --group_by")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.protocol import chosen, plot, table
+from benchmarks.protocol import chosen, plot, table, undrawn
 from evaluation.gain import ARMS, BASELINE
 from spectrograms.groups import groups_of
 from spectrograms.listing import Listing
@@ -37,6 +37,21 @@ def test_runs_are_drawn_whole():
     for name in ("anna", "bert"):
         numbers = sorted(int(path.split("_")[1][:-4]) for path in paths if path.startswith(name))
         assert numbers in ([0, 1, 2, 3], [20, 21, 22, 23], [40, 41, 42, 43])
+
+
+def test_what_was_drawn_for_any_class_judges_nothing():
+    """Two views of each event, and event 2 stands under both labels."""
+    events = {"fall": (1, 2, 3), "walk": (2, 4, 5)}
+    paths = [f"{name}/{radar}_{event}.png" for name, numbers in events.items() for event in numbers for radar in "ab"]
+    data = Listing(Path("."), ("fall", "walk"), tuple(paths), (0,) * 6 + (1,) * 6)
+    groups = groups_of(data, group_by=r"_(\d+)")
+    for seed in range(8):
+        drawn = chosen(data, groups, 1, seed)
+        rest = undrawn(data, groups, drawn)
+        event = {path: group for path, group in zip(paths, groups, strict=True)}
+        assert len(drawn) == 4, "both views of one event of each class"
+        assert {event[path] for path in drawn}.isdisjoint(event[path] for path in rest)
+        assert {event[path] for path in (*drawn, *rest)} == set("12345")
 
 
 def test_the_table_pairs_every_arm_with_the_baseline_of_its_own_draw():
