@@ -1,4 +1,4 @@
-"""What several test files share: one thread, and both stages trained once on tiny images."""
+"""What several test files share: one thread, both stages trained once on tiny images, Inception with random weights."""
 
 from __future__ import annotations
 
@@ -24,3 +24,24 @@ def no_plots(monkeypatch):
     monkeypatch.setattr("training.pictures.spectra_plot", lambda *_: None)
     for stage in ("vqvae.vqgan_trainer", "ldm.ldm_trainer"):
         monkeypatch.setattr(f"{stage}.draw_run", lambda _: {})
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory):
+    """The network of the real weights file, with random weights."""
+    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    patch = pytest.MonkeyPatch()
+    made: dict[str, torch.nn.Module] = {}
+
+    def shapes_only(network: torch.nn.Module, *_: object, **__: object) -> None:
+        made["network"] = network
+
+    patch.setattr(torch, "load", lambda *_, **__: {})
+    patch.setattr(torch.nn.Module, "load_state_dict", shapes_only)
+    FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], "none")
+    patch.undo()
+    torch.save(made["network"].state_dict(), path)
+    return path

@@ -1,0 +1,285 @@
+"""Arms of classifiers differ in their training images alone, and are trained anew only where something changed."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from judged import CPU, image_set, small_study
+
+from errors import UserError
+from evaluation import gain
+from evaluation.classical import RECIPES, Classical
+from evaluation.classifier import batches_of, build_classifier
+from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline
+from evaluation.intervals import mean_and_interval
+from evaluation.points import check_points
+
+
+def test_mixed_batches_draw_from_all_images_alike():
+    real, synthetic = image_set(100, 0), image_set(300, 1)
+    synthetic.images[:] = 1.0
+    images, targets = batches_of(real, synthetic, 2, 4000, None)(torch.Generator().manual_seed(0))
+    assert len(images) == len(targets) == 4000
+    made = (images.flatten(1) == 1).all(1).sum().item()
+    assert abs(made - 3000) < 5 * math.sqrt(4000 * 0.75 * 0.25)  # binomial
+
+
+def test_classical_augmentation_keeps_form_range_and_probabilities():
+    images, targets = image_set(16, 0).images, torch.eye(2).repeat(8, 1)
+    classical = RECIPES["all, with mixup"]
+    changed, mixed = classical(images, targets, torch.Generator().manual_seed(0))
+    assert changed.shape == images.shape
+    assert changed.min() >= -1 and changed.max() <= 1
+    assert torch.allclose(mixed.sum(1), torch.ones(16))
+    assert not torch.equal(changed, images)
+    again, _ = classical(images, targets, torch.Generator().manual_seed(0))
+    assert torch.equal(changed, again)
+    untouched, same = Classical()(images, targets, torch.Generator().manual_seed(0))
+    assert torch.equal(untouched, images) and torch.equal(same, targets)
+
+
+def test_a_recipe_that_destroys_the_class_is_not_chosen(monkeypatch):
+    # The class is the row of a bright line. Stretching the Doppler axis by up to nine tenths moves it anywhere.
+    harmful = Classical(doppler_scale=0.9, mask=1.0)
+    monkeypatch.setattr(gain, "RECIPES", {"harmful": harmful, "none": gain.RECIPES["none"]})
+    study = Study(image_set(40, 0), image_set(8, 1), image_set(8, 2), 2, Judge("small", 25, 16, CPU), (0,))
+    study.run()
+    assert study.recipes == {None: "none"}
+    results = {case.arm: predicted for case, predicted in study.predicted.items()}
+    assert torch.equal(results["real + classical"], results["real"])
+
+
+def test_halves_keep_neighbouring_files_together():
+    images = image_set(12, 0)
+    images.paths = [Path(f"walk/w_{index}.png") for index in range(12)]
+    learned, scored = halves(images, 2, 0)
+    assert [path.stem for path in learned.paths] == ["w_0", "w_2", "w_4", "w_1", "w_3", "w_5"]
+    assert [path.stem for path in scored.paths] == ["w_6", "w_8", "w_10", "w_7", "w_9", "w_11"]
+    assert [path.stem for path in halves(images, 2, 1)[0].paths] == [path.stem for path in scored.paths]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(None, 0.9), (0.0, 0.0), (0.25, 0.25), (1.0, 1.0)])
+def test_the_share_of_synthetic_images_is_that_of_their_number_or_the_one_asked_for(share, expected):
+    real, synthetic = image_set(20, 0), image_set(180, 1)
+    real.images.fill_(0.0)
+    synthetic.images.fill_(1.0)
+    draw = batches_of(real, synthetic, 2, 64, None, share)
+    generator = torch.Generator().manual_seed(0)
+    shares = [float(draw(generator)[0].mean()) for _ in range(50)]
+    assert np.mean(shares) == pytest.approx(expected, abs=0.02)
+    assert share is None or len(set(shares)) == 1
+    alone, _ = batches_of(None, synthetic, 2, 64, None, share)(generator)
+    assert float(alone.mean()) == 1.0
+
+
+def test_another_share_trains_the_mixed_arms_alone_anew(tmp_path, monkeypatch):
+    small_study(tmp_path).run()
+    trained = []
+    monkeypatch.setattr(gain, "train_classifier", lambda *_: trained.append(1) or build_classifier("small", 1, 2))
+    study = small_study(tmp_path)
+    study.judge = replace(study.judge, synthetic_share=0.5)
+    study.run()
+    assert len(trained) == 2 * 2, "two arms, two seeds"
+
+
+def test_every_arm_is_paired_with_the_baseline():
+    study = small_study()
+    study.run()
+    table = study.table(None)
+    assert set(table) == set(ARMS)
+    baseline = table[BASELINE]["accuracies"]
+    for arm, row in table.items():
+        mean, half = mean_and_interval([a - b for a, b in zip(row["accuracies"], baseline, strict=True)])
+        right, bar = (
+            torch.stack([study.predicted[Case(name, None, None, seed)] for seed in (0, 1)]) == study.test.labels
+            for name in (arm, BASELINE)
+        )
+        of_images = mean_and_interval((right.double() - bar.double()).mean(0).tolist())[1]
+        assert row["difference_to_baseline"] == pytest.approx(mean)
+        assert row["difference_half_interval"] == pytest.approx(math.hypot(half, of_images))
+        assert row["difference_half_interval_of_images"] == pytest.approx(of_images)
+        assert torch.tensor(row["confusion"]).sum() == 16
+
+
+def test_arms_differ_in_their_training_images_alone(monkeypatch):
+    drawn: dict[tuple, list] = {}
+    inner = gain.train_classifier
+
+    def spied(name, classes, batch, steps, seed, device, tick):
+        images, _ = batch(torch.Generator().manual_seed(seed))
+        drawn.setdefault(seed, []).append((len(images), steps))
+        return inner(name, classes, batch, steps, seed, device, tick)
+
+    monkeypatch.setattr(gain, "train_classifier", spied)
+    small_study().run()
+    assert {len(steps) for steps in drawn.values()} == {len(ARMS), len(ARMS) + 2 * len(RECIPES)}
+    assert {what for steps in drawn.values() for what in steps} == {(8, 3)}
+
+
+def test_k_images_per_class_are_the_same_in_every_arm_and_others_with_another_seed():
+    study = small_study(ks=(3, None), volumes=(2.0,))
+    sets = {seed: study.real_of(Case("real", 3, None, seed)) for seed in (0, 1)}
+    assert torch.bincount(sets[0].labels).tolist() == [3, 3]
+    assert sets[0].digest() == study.real_of(Case("real + synthetic", 3, 2.0, 0)).digest() != sets[1].digest()
+    beside = study.synthetic_of(Case("real + synthetic", 3, 2.0, 0), sets[0])
+    assert torch.bincount(beside.labels).tolist() == [6, 6]
+    assert len(study.real_of(Case("real", None, None, 0))) == 24
+    study.run()
+    assert study.table(3)["synthetic"]["accuracies"] == study.table(None)["synthetic"]["accuracies"]
+    assert study.table(None, 2.0)["real"]["accuracies"] == study.table(None)["real"]["accuracies"]
+
+
+def labels_of(*numbers: int) -> torch.Tensor:
+    return torch.repeat_interleave(torch.arange(len(numbers)), torch.tensor(numbers))
+
+
+@pytest.mark.parametrize(
+    ("ks", "volumes", "words"),
+    [
+        ([50], [], "--k 50: class walk has 12 real training images, and none has more than 50"),
+        ([10, 60], [], "--k 60: class walk has 12"),
+        ([], [3], r"--volumes 3: no class has as many synthetic images, class walk has 0 of 36"),
+        ([], [1e300], "--volumes 1e\\+300: no class has as many"),
+        ([], [0.001], "--volumes 0.001: is not one image"),
+    ],
+)
+def test_points_that_would_be_another_under_a_name_of_their_own_are_refused(ks, volumes, words):
+    with pytest.raises(UserError, match=words):
+        check_points(labels_of(50, 12), labels_of(100, 0), ("run", "walk"), ks, volumes)
+
+
+def test_points_that_some_classes_are_too_small_for_are_measured_with_a_note():
+    real, classes = labels_of(50, 12), ("run", "walk")
+    assert check_points(real, labels_of(100, 24), classes, [5, 12], [0.5, 2]) == []
+    assert check_points(real, labels_of(100, 20), classes, [20], [2]) == [
+        "--k 20: these classes have fewer real training images and give them all: walk (12 of 20)",
+        "--volumes 2: these classes have fewer synthetic images and give them all: walk (20 of 24)",
+    ]
+
+
+def test_a_second_run_trains_only_what_changed(tmp_path, monkeypatch):
+    trained: list[int] = []
+    inner = gain.train_classifier
+    monkeypatch.setattr(gain, "train_classifier", lambda *args: trained.append(args[4]) or inner(*args))
+    first = small_study(tmp_path)
+    first.run()
+    features_of = first.classifier_of_real().state_dict()["fc.weight"]
+    trials = 2 * len(RECIPES)
+    assert len(trained) == trials + 2 * len(ARMS) + 1
+    again = small_study(tmp_path)
+    again.run()
+    assert torch.equal(again.classifier_of_real().state_dict()["fc.weight"], features_of)
+    assert len(trained) == trials + 2 * len(ARMS) + 1, "nothing changed, and yet a classifier was trained"
+    assert again.table(None) == first.table(None)
+    with open(tmp_path / "classifiers.jsonl", "a") as file:
+        file.write('{"key": "torn')
+    more = small_study(tmp_path, ks=(2, None))
+    more.run()
+    assert len(trained) == 2 * trials + 4 * len(ARMS) + 1 - 2, "the synthetic arm is the same at every k"
+    other = small_study(tmp_path, synthetic_seed=5)
+    other.run()
+    assert len(trained) == 2 * trials + 4 * len(ARMS) + 5, "real images alone do not ask what is synthetic"
+    again = small_study(tmp_path, ks=(2, None))
+    again.run()
+    assert len(trained) == 2 * trials + 4 * len(ARMS) + 5, "a torn line cost more than its own classifier"
+
+
+def test_results_of_before_which_say_not_which_image_was_right_are_trained_anew(tmp_path):
+    first = small_study(tmp_path)
+    first.run()
+    path = tmp_path / "classifiers.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({"key": line["key"], "matrix": [[4, 0], [0, 4]]}) + "\n" for line in lines))
+    again = small_study(tmp_path)
+    again.run()
+    assert again.table(None) == first.table(None)
+    assert [json.loads(line) for line in path.read_text().splitlines()[len(lines) :]] == lines
+
+
+def test_the_users_own_classifier_is_used_and_a_bad_one_named(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import torch\n"
+        "class Mine(torch.nn.Module):\n"
+        "    def __init__(self, channels, classes):\n"
+        "        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(channels, classes)\n"
+        "    def forward(self, images):\n"
+        "        return self.fc(images.mean(dim=(2, 3)))\n"
+        "def broken(channels, classes):\n"
+        "    raise ValueError('no such thing')\n"
+        "def headless(channels, classes):\n"
+        "    return torch.nn.Identity()\n"
+    )
+    assert build_classifier(f"{path}:Mine", 1, 3)(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    for function, words in (("broken", "ValueError: no such thing"), ("headless", "called fc"), ("none", "none")):
+        with pytest.raises(UserError, match=words):
+            build_classifier(f"{path}:{function}", 1, 3)
+    with pytest.raises(UserError, match="no such file"):
+        build_classifier(f"{tmp_path / 'other.py'}:Mine", 1, 3)
+
+
+def test_a_users_own_classifier_is_trained_anew_once_its_file_has_changed(tmp_path, monkeypatch):
+    path = tmp_path / "mine.py"
+    text = (
+        "import torch\n"
+        "class Mine(torch.nn.Module):\n"
+        "    def __init__(self, channels, classes):\n"
+        "        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(3 * channels, classes)\n"
+        "    def forward(self, images):\n"
+        "        return self.fc(images.mean(dim=(2, 3)).repeat(1, 3))\n"
+    )
+    trained: list[int] = []
+    inner = gain.train_classifier
+    monkeypatch.setattr(gain, "train_classifier", lambda *args: trained.append(1) or inner(*args))
+
+    def trained_by(source: str) -> tuple[int, int]:
+        """Classifiers that a run trains, and features of the one of real images."""
+        path.write_text(source)
+        trained.clear()
+        study = small_study(tmp_path)
+        study.judge = replace(study.judge, network=f"{path}:Mine")
+        study.run()
+        return len(trained), study.classifier_of_real().fc.in_features
+
+    everything = 2 * len(RECIPES) + 2 * len(ARMS)
+    assert trained_by(text) == (everything, 3)
+    assert trained_by(text) == (0, 3)
+    # Of the same size and within the same second, where an import would take stale bytecode.
+    assert trained_by(text.replace("3 * ch", "4 * ch").replace("(1, 3)", "(1, 4)")) == (everything, 4)
+
+
+@pytest.mark.parametrize(
+    ("points", "half", "seeds", "words"),
+    [
+        (5, 2, 5, "help"),
+        (-5, 2, 5, "harm"),
+        (1, 2, 5, "No effect"),
+        (1, 0, 5, "No seed differs"),
+        (1, math.nan, 1, "With one seed only"),
+        (1, math.nan, 5, "With one held-out image only"),
+    ],
+)
+def test_headline_says_what_the_interval_allows(points, half, seeds, words):
+    row = {"difference_to_baseline": points / 100, "difference_half_interval": half / 100, "accuracies": [0.7] * seeds}
+    sentence = headline({BASELINE: {"accuracy": 0.7}, "real + synthetic + classical": row})
+    assert words in sentence
+    assert f"{points:+.1f} points" in sentence
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18"])
+def test_classifiers_take_one_channel(name):
+    model = build_classifier(name, 1, 3).eval()
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+
+
+def test_unknown_classifier_is_a_users_mistake():
+    with pytest.raises(UserError, match="--classifier nonsense"):
+        build_classifier("nonsense", 1, 3)
