@@ -58,6 +58,13 @@ def build_parser() -> Parser:
         metavar="SHARE",
         help="of every batch, where there are real images too; none: as if their files lay in one folder",
     )
+    parser.add_argument(
+        "--pretrain_on",
+        type=existing_dir,
+        default=None,
+        metavar="DIR",
+        help="class folders of any classes, simulate.py's say: also with classifiers that learn these first",
+    )
     parser.add_argument("--seeds", type=positive_int, default=5, help="classifiers trained per arm")
     parser.add_argument("--seed", type=count, default=0, help="the first of them")
     parser.add_argument(
@@ -118,6 +125,7 @@ def evaluate(args: argparse.Namespace) -> int:
         [*ks, None],
         volumes,
         args.output_dir,
+        sets.pretraining,
     )
     inception = None
     if args.inception_weights is not None:
@@ -125,9 +133,9 @@ def evaluate(args: argparse.Namespace) -> int:
 
         inception = Inception(args.inception_weights, device)
     results = assess(sets, study, args.output_dir, inception)
-    print(f"\n{'training images':32}{'accuracy %':>16}{'macro F1 %':>16}{'over real + classical':>24}")
+    print(f"\n{'training images':42}{'accuracy %':>16}{'macro F1 %':>16}{'over real + classical':>24}")
     for name, accuracy, f1, difference in gain_rows(results["gain"]):
-        print(f"{name:32}{accuracy:>16}{f1:>16}{difference:>24}")
+        print(f"{name:42}{accuracy:>16}{f1:>16}{difference:>24}")
     agreement, novelty = results["agreement"], results["novelty"]
     print(
         f"labelled as drawn: synthetic {100 * agreement['synthetic']:.1f}%, held-out real "

@@ -32,7 +32,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from errors import UserError
-from evaluation.gain import ARMS, BASELINE
+from evaluation.arms import ARMS, BASELINE, PRETRAINED_ARMS
 from evaluation.intervals import mean_and_interval, plus_minus
 from spectrograms.groups import groups_of
 from spectrograms.listing import Listing, list_images
@@ -138,7 +138,7 @@ def draw(args: argparse.Namespace, paths: list[str], held_out: list[str], folder
         judged = [*(form if args.colormap else []), "--image_size", args.image_size, "--output_dir", folder / "report"]
         run("evaluate.py", *sets, *judged, "--seeds", 1, "--seed", seed, *shlex.split(args.evaluate))
     gain = json.loads(report.read_text(encoding="utf-8"))["gain"]
-    return {arm: {figure: gain[arm][figure] for figure in ("accuracy", "macro_f1")} for arm in ARMS}
+    return {arm: {figure: gain[arm][figure] for figure in ("accuracy", "macro_f1")} for arm in gain}
 
 
 def newest(folder: Path, stem: str) -> Path:
@@ -150,7 +150,7 @@ def table(draws: list[dict]) -> str:
     """The arms in Markdown: means over draws with 95% intervals, and paired differences to real + classical."""
     lines = [f"| training images | accuracy % | macro F1 % | points over {BASELINE} |", "|---|---|---|---|"]
     baseline = [found[BASELINE]["accuracy"] for found in draws]
-    for arm in ARMS:
+    for arm in draws[0]:
         accuracy, f1 = ([found[arm][name] for found in draws] for name in ("accuracy", "macro_f1"))
         difference = [a - b for a, b in zip(accuracy, baseline, strict=True)]
         cells = [plus_minus(*mean_and_interval(values)) for values in (accuracy, f1, difference)]
@@ -169,10 +169,11 @@ def plot(draws: dict[str, dict], path: Path) -> None:
     figure = Figure(figsize=(6.4, 3.6))
     axes = figure.add_subplot()
     numbers = sorted(groups)
-    for place, arm in enumerate(ARMS):
+    arms = [arm for arm in ARMS | PRETRAINED_ARMS if all(arm in found for found in draws.values())]
+    for place, arm in enumerate(arms):
         points = [mean_and_interval([found[arm]["accuracy"] for found in groups[number]]) for number in numbers]
         means, halves = 100 * np.array(points).T
-        aside = 0.04 * (place - (len(ARMS) - 1) / 2)  # so that intervals do not hide each other
+        aside = 0.04 * (place - (len(arms) - 1) / 2)  # so that intervals do not hide each other
         axes.errorbar(np.arange(len(numbers)) + aside, means, halves, marker="o", capsize=2, linewidth=1, label=arm)
     what = "runs of each class" if name.startswith("runs") else "images of each class"
     axes.set_xticks(range(len(numbers)), [str(number) for number in numbers])

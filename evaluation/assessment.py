@@ -11,10 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation import report, sheets
+from evaluation.arms import BASELINE
 from evaluation.classical import RECIPES
 from evaluation.classifier import confusion, predict
 from evaluation.fidelity import fidelity, mean_of, same_mixture
-from evaluation.gain import BASELINE, Study, headline, right_per_class
+from evaluation.gain import PRETRAINING_STEPS, Study, headline, right_per_class
 from evaluation.images import Sets
 from evaluation.inception import Inception
 from evaluation.intervals import share_half_interval
@@ -139,8 +140,18 @@ def _setting(sets: Sets, study: Study) -> str:
         f"{len(sets.real)} real training, {len(sets.held_out)} held-out real and {len(sets.synthetic)} synthetic "
         f"images of {len(sets.contract.classes)} classes at {height}x{width}; classifier "
         f"{judge.network}, {judge.steps} steps of {judge.batch_size} images{share}, {len(study.seeds)} seeds. "
-        f"Classical augmentation: {study.recipes[None]}, {_why(study)}. "
+        f"Classical augmentation: {study.recipes[None]}, {_why(study)}. {_pretrained(study)}"
         f"{_test_noise(study.table(None), len(sets.held_out))}{_absent(sets)}"
+    )
+
+
+def _pretrained(study: Study) -> str:
+    if study.pretraining is None:
+        return ""
+    classes = len(study.pretraining.labels.unique())
+    return (
+        f"Pretrained classifiers learn {len(study.pretraining)} images of {classes} other classes first, in "
+        f"{PRETRAINING_STEPS * study.judge.steps} steps more. "
     )
 
 

@@ -1,4 +1,4 @@
-"""The judge: a classifier trained from scratch, the same number of steps whatever it is trained on.
+"""The judge: a classifier, trained the same number of steps whatever it is trained on.
 
 Legend: B batch, C channels, K classes, F features.
 """
@@ -117,9 +117,16 @@ def _users_own(name: str, channels: int, num_classes: int) -> nn.Module:
 
 
 def train_classifier(
-    name: str, num_classes: int, batch: Batch, steps: int, seed: int, device: torch.device, tick: Callable[[], None]
+    name: str,
+    num_classes: int,
+    batch: Batch,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    tick: Callable[[], None],
+    begun: nn.Module | None = None,
 ) -> nn.Module:
-    """Train from scratch: AdamW, one-cycle rate of 2e-3, label smoothing 0.05.
+    """Train: AdamW, one-cycle rate of 2e-3, label smoothing 0.05.
 
     Args:
         name: see ``build_classifier``.
@@ -129,11 +136,16 @@ def train_classifier(
         seed: of weights and batches.
         device: where.
         tick: called after every step, for a progress bar.
+        begun: the same network, trained on other classes, whose weights but those of the last layer come first; without
+            it all are random.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     first_images, first_targets = batch(generator)
     model = build_classifier(name, first_images.shape[1], num_classes).to(device)
+    if begun is not None:
+        learned = {key: value for key, value in begun.state_dict().items() if not key.startswith("fc.")}
+        model.load_state_dict(learned, strict=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     model.train()

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from errors import UserError
+from evaluation.arms import ARMS, BASELINE, PRETRAINED_ARMS, Arm, Case, case_of, plan
 from evaluation.classical import RECIPES
 from evaluation.classifier import (
     Batch,
@@ -37,16 +38,9 @@ from spectrograms.listing import natural_key
 from training import checkpoint
 from training.order import mix_seed
 
-ARMS = {
-    # name: (real, synthetic, classical)
-    "real": (True, False, False),
-    "real + classical": (True, False, True),
-    "real + synthetic": (True, True, False),
-    "real + synthetic + classical": (True, True, True),
-    "synthetic": (False, True, False),
-}
-BASELINE = "real + classical"
 TRAINING_VERSION = 3  # raised when the same arm would be trained otherwise: cached results then count no more
+PRETRAINING_STEPS = 4  # times the steps of every other classifier (docs/experiments.md)
+PRETRAINING_RECIPE = "shift, gain, masks"
 
 
 class ClassifierFile(TypedDict):
@@ -73,36 +67,6 @@ class Judge:
     batch_size: int
     device: torch.device
     synthetic_share: float | None = None
-
-
-@dataclass(frozen=True)
-class Case:
-    """One classifier to train.
-
-    Attributes:
-        arm: one of ``ARMS``.
-        k: real images per class; None for all.
-        volume: synthetic images per real one; None for all there are.
-        seed: of the draw of images, of weights and batches.
-    """
-
-    arm: str
-    k: int | None
-    volume: float | None
-    seed: int
-
-
-def plan(seeds: Sequence[int], ks: Sequence[int | None], volumes: Sequence[float]) -> list[Case]:
-    """Every arm at every k with all synthetic images; at the last k, the arms with synthetic ones at every volume."""
-    cases = [_case(arm, k, None, seed) for k in ks for seed in seeds for arm in ARMS]
-    for volume in volumes:
-        cases += [Case(arm, ks[-1], volume, seed) for seed in seeds for arm in ARMS if ARMS[arm][1]]
-    return list(dict.fromkeys(cases))
-
-
-def _case(arm: str, k: int | None, volume: float | None, seed: int) -> Case:
-    """Synthetic images alone are the same at every k, unless their number follows that of the real ones."""
-    return Case(arm, k if ARMS[arm][0] or volume is not None else None, volume, seed)
 
 
 def some_of_each_class(images: ImageSet, numbers: Tensor, seed: int) -> ImageSet:
@@ -145,6 +109,7 @@ class Study:
         seeds: classifiers per arm; each draws its own k images and its own synthetic ones.
         ks, volumes: see ``plan``.
         folder: where results are kept, so that a second run trains only what is new; None to keep none.
+        pretraining: labelled images of whatever classes, for the arms whose classifiers learn these first.
     """
 
     real: ImageSet
@@ -156,8 +121,15 @@ class Study:
     ks: Sequence[int | None] = (None,)
     volumes: Sequence[float] = ()
     folder: Path | None = None
+    pretraining: ImageSet | None = None
     predicted: dict[Case, Tensor] = field(default_factory=dict)
     recipes: dict[int | None, str] = field(default_factory=dict)
+    _pretrained: dict[int, nn.Module] = field(default_factory=dict, init=False)
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The arms by name, as the tables show them."""
+        return ARMS | PRETRAINED_ARMS if self.pretraining is not None else ARMS
 
     def run(self) -> None:
         """Train what no earlier run has trained.
@@ -173,8 +145,11 @@ class Study:
             means = {name: np.mean([scores[k, name, half] for half in (0, 1)]) for name in RECIPES}
             self.recipes[k] = max(means, key=means.get)
 
-        images = {"real": self.real.digest(), "synthetic": self.synthetic.digest(), "test": self.test.digest()}
-        keys = {case: self._key(case, images) for case in plan(self.seeds, self.ks, self.volumes)}
+        sets = {"real": self.real, "synthetic": self.synthetic, "test": self.test, "pretraining": self.pretraining}
+        images = {name: part.digest() for name, part in sets.items() if part is not None}
+        keys = {case: self._key(case, images) for case in plan(self.arms, self.seeds, self.ks, self.volumes)}
+        new = {case.seed for case, key in keys.items() if self.arms[case.arm].pretrained and key not in memory}
+        self._pretrained = {seed: self._pretrain(seed) for seed in sorted(new)}
         with self._bar("training classifiers", sum(key not in memory for key in keys.values())) as bar:
             for case, key in keys.items():
                 if key not in memory:
@@ -216,7 +191,26 @@ class Study:
         """A classifier of all real training images alone: it labels synthetic ones."""
         case = Case("real", None, None, self.seeds[0])
         key = self._key(case, {"real": self.real.digest()})
-        return self._kept("classifier", key, "the classifier of real images", lambda bar: self._train(case, bar))
+        return self._kept(
+            "classifier", key, "training the classifier of real images", lambda bar: self._train(case, bar)
+        )
+
+    def _pretrain(self, seed: int) -> nn.Module:
+        """A classifier of the images that come first, under augmentation whatever suits the real ones.
+
+        Without it, it would learn each simulated image by heart, and less of what they have in common.
+        """
+        judge, images = self.judge, self.pretraining
+        assert images is not None
+        classes = int(images.labels.max()) + 1
+        steps = PRETRAINING_STEPS * judge.steps
+        batch = batches_of(images, None, classes, judge.batch_size, RECIPES[PRETRAINING_RECIPE])
+        key = checkpoint.digest(["pretrained", *self._training, steps, seed, images.digest()])
+
+        def fit(bar: tqdm) -> nn.Module:
+            return train_classifier(judge.network, classes, batch, steps, seed, judge.device, bar.update)
+
+        return self._kept(f"pretrained_{seed}", key, f"pretraining classifier {seed}", fit, classes, steps)
 
     def classifiers_of_halves(self) -> list[tuple[nn.Module, ImageSet]]:
         """Classifiers of either half of the real training images (see ``halves``), each with the half it never saw.
@@ -232,24 +226,32 @@ class Study:
                 return [(self.classifier_of_real(), self.real)]
             batch = batches_of(learned, None, self.classes, self.judge.batch_size, None)
             key = checkpoint.digest(["features", *self._training, self.seeds[0], learned.digest()])
-            what = f"a classifier of half the real images, {half + 1} of 2"
+            what = f"training a classifier of half the real images, {half + 1} of 2"
             fit = partial(self._fit, batch, self.seeds[0])
             found.append((self._kept(f"classifier_of_half_{half + 1}", key, what, fit), others))
         return found
 
-    def _kept(self, name: str, key: str, what: str, train: Callable[[tqdm], nn.Module]) -> nn.Module:
+    def _kept(
+        self,
+        name: str,
+        key: str,
+        what: str,
+        train: Callable[[tqdm], nn.Module],
+        classes: int | None = None,
+        steps: int | None = None,
+    ) -> nn.Module:
         """The network in the folder's file ``name`` where ``key`` still fits it, else a new one, which is kept."""
         path = self.folder / f"{name}.pt" if self.folder else None
         if path is not None and path.exists():
             try:
                 saved = checkpoint.load(path, "classifier", ClassifierFile)
                 if saved["key"] == key:
-                    model = build_classifier(self.judge.network, self.real.images.shape[1], self.classes)
+                    model = build_classifier(self.judge.network, self.real.images.shape[1], classes or self.classes)
                     model.load_state_dict(saved["weights"])
                     return model.to(self.judge.device).eval()
             except (UserError, KeyError, RuntimeError):
                 pass  # damaged or of another network: it is trained again
-        with tqdm(total=self.judge.steps, desc=f"training {what}", unit="step") as bar:
+        with tqdm(total=steps or self.judge.steps, desc=what, unit="step") as bar:
             model = train(bar)
         if path is not None:
             weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
@@ -257,21 +259,21 @@ class Study:
         return model
 
     def _train(self, case: Case, bar: tqdm) -> nn.Module:
-        use_real, use_synthetic, use_classical = ARMS[case.arm]
+        arm = self.arms[case.arm]
         real = self.real_of(case)
         batch = batches_of(
-            real if use_real else None,
-            self.synthetic_of(case, real) if use_synthetic else None,
+            real if arm.real else None,
+            self.synthetic_of(case, real) if arm.synthetic else None,
             self.classes,
             self.judge.batch_size,
-            RECIPES[self.recipes[case.k]] if use_classical else None,
+            RECIPES[self.recipes[case.k]] if arm.classical else None,
             self.judge.synthetic_share,
         )
-        return self._fit(batch, case.seed, bar)
+        return self._fit(batch, case.seed, bar, self._pretrained[case.seed] if arm.pretrained else None)
 
-    def _fit(self, batch: Batch, seed: int, bar: tqdm) -> nn.Module:
+    def _fit(self, batch: Batch, seed: int, bar: tqdm, begun: nn.Module | None = None) -> nn.Module:
         judge = self.judge
-        return train_classifier(judge.network, self.classes, batch, judge.steps, seed, judge.device, bar.update)
+        return train_classifier(judge.network, self.classes, batch, judge.steps, seed, judge.device, bar.update, begun)
 
     def real_of(self, case: Case) -> ImageSet:
         """The real training images of a case: the same in every arm of one seed."""
@@ -292,9 +294,9 @@ class Study:
         Arms without synthetic images are those of any volume.
         """
         rows = {}
-        for arm, (_, use_synthetic, _) in ARMS.items():
-            cases = [_case(arm, k, volume if use_synthetic else None, seed) for seed in self.seeds]
-            rows[arm] = torch.stack([self.predicted[case] for case in cases])
+        for name, arm in self.arms.items():
+            cases = [case_of(name, arm, k, volume if arm.synthetic else None, seed) for seed in self.seeds]
+            rows[name] = torch.stack([self.predicted[case] for case in cases])
         labels = self.test.labels
         return {arm: _row(labels, predicted, rows[BASELINE], self.classes) for arm, predicted in rows.items()}
 
@@ -306,14 +308,16 @@ class Study:
 
     def _key(self, case: Case, images: dict[str, str]) -> str:
         """All that a case's result depends on; new synthetic images do not change what real ones alone gave."""
-        use_real, use_synthetic, use_classical = ARMS[case.arm]
-        recipe = self.recipes[case.k] if use_classical else None
+        arm = self.arms[case.arm]
+        recipe = self.recipes[case.k] if arm.classical else None
         used = [images.get("test")]
-        if use_real or case.volume is not None:
+        if arm.real or case.volume is not None:
             used.append(images["real"])
-        if use_synthetic:
+        if arm.synthetic:
             used.append(images["synthetic"])
-        if use_real and use_synthetic and self.judge.synthetic_share is not None:
+        if arm.pretrained:
+            used += [images["pretraining"], str(PRETRAINING_STEPS), PRETRAINING_RECIPE]
+        if arm.real and arm.synthetic and self.judge.synthetic_share is not None:
             used.append(str(self.judge.synthetic_share))
         return checkpoint.digest([*self._training, case.arm, case.k, case.volume, case.seed, recipe, *used])
 
@@ -348,21 +352,29 @@ def right_per_class(matrix: Tensor) -> list[float | None]:
 
 
 def headline(table: dict[str, dict]) -> str:
-    """One sentence on whether the synthetic images help, and how sure that is, from the numbers alone.
+    """One sentence on whether the synthetic images help, and one on pretraining where that was tried.
 
-    The interval covers the chance of training and the choice of the held-out images.
+    They come from the numbers alone. The interval covers the chance of training and the choice of the held-out images.
     """
-    row = table["real + synthetic + classical"]
+    said = _sentence(table, "real + synthetic + classical", "the synthetic images", "adding the synthetic images")
+    first = "pretrained, real + classical"
+    return f"{said} {_sentence(table, first, 'pretraining alone', 'pretraining alone')}" if first in table else said
+
+
+def _sentence(table: dict[str, dict], arm: str, name: str, cause: str) -> str:
+    """What ``cause``, of which ``name`` is the short form, changes in ``arm``."""
+    row = table[arm]
     points, half = 100 * row["difference_to_baseline"], 100 * row["difference_half_interval"]
     against = f"against real + classical augmentation ({100 * table[BASELINE]['accuracy']:.1f}% accuracy)"
     if np.isnan(half):
         only = "one seed" if len(row["accuracies"]) < 2 else "one held-out image"
-        return f"With {only} only: adding the synthetic images changes accuracy by {points:+.1f} points {against}."
+        return f"With {only} only: {cause} changes accuracy by {points:+.1f} points {against}."
     if half == 0:  # not certainty, but a test set too small to tell the arms apart
-        return f"No seed differs: adding the synthetic images changes accuracy by {points:+.1f} points {against}."
+        return f"No seed differs: {cause} changes accuracy by {points:+.1f} points {against}."
     sure = f"{points:+.1f} points, 95% interval {points - half:+.1f} to {points + half:+.1f}, {against}"
+    verb = "help" if name.endswith("s") else "helps"
     if points - half > 0:
-        return f"The synthetic images help: {sure}."
+        return f"{name[0].upper()}{name[1:]} {verb}: {sure}."
     if points + half < 0:
-        return f"The synthetic images harm: {sure}."
-    return f"No effect can be told from chance: adding the synthetic images changes accuracy by {sure}."
+        return f"{name[0].upper()}{name[1:]} {verb.replace('help', 'harm')}: {sure}."
+    return f"No effect can be told from chance: {cause} changes accuracy by {sure}."

@@ -65,6 +65,7 @@ class Sets:
         contract: of all three.
         radar: what their rows and columns mean, or None where that is not known.
         warnings: on the images, for whoever reads the figures.
+        pretraining: labelled images of classes of their own, for classifiers to learn first, or None.
     """
 
     real: ImageSet
@@ -73,6 +74,7 @@ class Sets:
     contract: DataContract
     radar: RadarMetadata | None = None
     warnings: Sequence[str] = ()
+    pretraining: ImageSet | None = None
 
 
 def list_folder(folder: Path, class_level: int, what: str, skip_unreadable: bool, notes: list[str]) -> Listing:

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from evaluation.gain import BASELINE
+from evaluation.arms import BASELINE
 from evaluation.tables import FOUND_NAMES
 
 

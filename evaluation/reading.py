@@ -12,7 +12,7 @@ from evaluation.images import ImageSet, Sets, from_dataset, from_listing, list_f
 from evaluation.novelty import refuse_leak
 from radar.metadata import RadarMetadata
 from spectrograms.decode import UnreadableImage
-from spectrograms.listing import printable
+from spectrograms.listing import Listing, printable
 from spectrograms.survey import make_contract
 from training.data_arguments import split_options
 
@@ -30,16 +30,21 @@ def read_sets(args: argparse.Namespace, drawn_as: Callable[[Path, DataContract],
         real, held_out, contract = _from_parts(args, notes) if args.data_dir else _from_folders(args, notes)
         as_drawn = drawn_as(args.synthetic, contract)
         drawn = list_folder(args.synthetic, 1, "--synthetic", args.skip_unreadable, notes)
+        first = _to_pretrain_on(args, contract, notes) if args.pretrain_on else None
         notes = [printable(note) for note in notes]
         print(*notes, sep="\n", end="\n" * bool(notes))
         synthetic = from_listing(drawn, as_drawn)
+        pretraining = from_listing(*first) if first else None
     except UnreadableImage as error:
         remedy = "" if args.skip_unreadable else ", or pass --skip_unreadable"
         raise UserError(f"{error}{remedy}") from error
     refuse_leak(held_out, real, "the real training images")
     refuse_leak(held_out, synthetic, "the synthetic images")
+    if pretraining is not None:
+        refuse_leak(held_out, pretraining, "the images to pretrain on")
     radar = RadarMetadata.load(args.data_dir or args.real_train)
-    return Sets(real, held_out, synthetic, contract, radar, [note for note in notes if note.startswith("WARNING")])
+    warnings = [note for note in notes if note.startswith("WARNING")]
+    return Sets(real, held_out, synthetic, contract, radar, warnings, pretraining)
 
 
 def _from_parts(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, ImageSet, DataContract]:
@@ -72,3 +77,18 @@ def _from_folders(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet,
     real, held_out = from_listing(seen, contract), from_listing(unseen, contract)
     notes += shared_columns(held_out, real, (args.real_test, args.real_train), args.output_dir)
     return real, held_out, contract
+
+
+def _to_pretrain_on(args: argparse.Namespace, contract: DataContract, notes: list[str]) -> tuple[Listing, DataContract]:
+    """The images of ``--pretrain_on``, to be read in the size and channels of ``contract``, but with their classes.
+
+    Where there is one channel, what lies behind their colours is what their own ``radar.json`` says.
+    """
+    folder = args.pretrain_on
+    listing = list_folder(folder, 1, "--pretrain_on", args.skip_unreadable, notes)
+    if len(listing.classes) < 2:
+        raise UserError(f"--pretrain_on {folder}: has one class, {listing.classes[0]}, and nothing to tell apart")
+    radar = RadarMetadata.load(folder)
+    coloured = radar is not None and radar.colormap != "grey" and contract.channels == 1
+    colormap = radar.colormap if radar is not None and coloured else None
+    return listing, make_contract(listing, contract.image_size, contract.channels, colormap, 1, notes)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dataset import DataContract
 from evaluation import plots, tables
-from evaluation.gain import BASELINE
+from evaluation.arms import BASELINE
 from training.files import write_atomically
 
 STYLE = """

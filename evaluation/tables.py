@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.gain import BASELINE
+from evaluation.arms import BASELINE
 from evaluation.intervals import plus_minus
 
 FIDELITY_NAMES = {

@@ -19,10 +19,11 @@ import evaluate
 from dataset import DataContract
 from errors import UserError
 from evaluation import gain, measuring
+from evaluation.arms import ARMS, BASELINE, PRETRAINED_ARMS
 from evaluation.classical import RECIPES
-from evaluation.gain import ARMS, BASELINE
 from evaluation.images import from_folder, shared_columns
 from evaluation.tables import gain_rows
+from radar.metadata import RadarMetadata
 from spectrograms.listing import list_images
 from spectrograms.splits import SplitOptions, find_splits
 
@@ -127,6 +128,33 @@ def test_a_second_run_measures_only_what_changed(folders, tmp_path, monkeypatch)
     (report / "figures.safetensors").write_bytes(b"torn")
     again()
     assert dict(called) == everything
+
+
+def test_classifiers_may_learn_other_classes_first(folders, tmp_path, capsys):
+    """Jet-coloured images whose radar.json says so, beside grey ones of other classes and another size."""
+    make_images(tmp_path / "simulated", 6, (32, 32), "jet", seed=9)
+    (tmp_path / "simulated" / "walk").rename(tmp_path / "simulated" / "drone")
+    radar = RadarMetadata(24e9, 3e3, "hann", 64, 16, 64, 1500.0, -1500.0, 2.0, -45.0, 0.0, colormap="jet")
+    radar.save(tmp_path / "simulated")
+    judged = ["--real_train", folders / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic"]
+    report = tmp_path / "report"
+    assert run(*judged, "--pretrain_on", tmp_path / "simulated", "--output_dir", report) == 0
+    results = json.loads((report / "report.json").read_text())
+    assert list(results["gain"]) == [*ARMS, *PRETRAINED_ARMS]
+    assert "learn 12 images of 2 other classes first, in 20 steps more" in results["setting"]
+    assert "pretraining alone" in results["headline"]
+    page, said = (report / "report.html").read_text(encoding="utf-8"), capsys.readouterr().out
+    assert all(arm in page and arm in said for arm in PRETRAINED_ARMS)
+
+
+def test_images_to_pretrain_on_have_classes_and_are_none_of_those_that_judge(folders, tmp_path):
+    judged = ["--real_train", folders / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic"]
+    make_images(tmp_path / "one", 4)
+    shutil.rmtree(tmp_path / "one" / "walk")
+    with pytest.raises(UserError, match=r"--pretrain_on .*one: has one class, crawl, and nothing to tell apart"):
+        run(*judged, "--pretrain_on", tmp_path / "one", "--output_dir", tmp_path / "report")
+    with pytest.raises(UserError, match="the images to pretrain on"):
+        run(*judged, "--pretrain_on", folders / "held", "--output_dir", tmp_path / "report")
 
 
 def test_one_data_set_is_judged_by_its_saved_parts(tmp_path, capsys):

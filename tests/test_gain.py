@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from judged import CPU, image_set, small_study
 
 from errors import UserError
 from evaluation import gain
+from evaluation.arms import ARMS, BASELINE, PRETRAINED_ARMS, Case
 from evaluation.classical import RECIPES, Classical
-from evaluation.classifier import batches_of, build_classifier
-from evaluation.gain import ARMS, BASELINE, Case, Judge, Study, halves, headline
+from evaluation.classifier import batches_of, build_classifier, train_classifier
+from evaluation.gain import Judge, Study, halves, headline
 from evaluation.intervals import mean_and_interval
 from evaluation.points import check_points
 
@@ -111,10 +113,10 @@ def test_arms_differ_in_their_training_images_alone(monkeypatch):
     drawn: dict[tuple, list] = {}
     inner = gain.train_classifier
 
-    def spied(name, classes, batch, steps, seed, device, tick):
+    def spied(name, classes, batch, steps, seed, device, tick, begun):
         images, _ = batch(torch.Generator().manual_seed(seed))
         drawn.setdefault(seed, []).append((len(images), steps))
-        return inner(name, classes, batch, steps, seed, device, tick)
+        return inner(name, classes, batch, steps, seed, device, tick, begun)
 
     monkeypatch.setattr(gain, "train_classifier", spied)
     small_study().run()
@@ -188,6 +190,61 @@ def test_a_second_run_trains_only_what_changed(tmp_path, monkeypatch):
     again = small_study(tmp_path, ks=(2, None))
     again.run()
     assert len(trained) == 2 * trials + 4 * len(ARMS) + 5, "a torn line cost more than its own classifier"
+
+
+def begun_with(monkeypatch) -> list[tuple[int, torch.nn.Module | None, torch.nn.Module]]:
+    """Fills with (classes, network begun with, network made) of every classifier that is trained from now on."""
+    made: list[tuple[int, torch.nn.Module | None, torch.nn.Module]] = []
+    inner = gain.train_classifier
+
+    def noted(*args: Any) -> torch.nn.Module:
+        model = inner(*args)
+        made.append((args[1], args[7] if len(args) > 7 else None, model))
+        return model
+
+    monkeypatch.setattr(gain, "train_classifier", noted)
+    return made
+
+
+def test_pretrained_arms_begin_with_what_a_classifier_of_the_other_images_learned(monkeypatch):
+    made = begun_with(monkeypatch)
+    study = small_study(pretraining=image_set(30, 5, classes=3))
+    study.run()
+    table = study.table(None)
+    assert list(table) == [*ARMS, *PRETRAINED_ARMS]
+    pretrained = [model for classes, _, model in made if classes == 3]
+    assert len(pretrained) == 2, "one for each seed"
+    begun = [begin for _, begin, _ in made if begin is not None]
+    assert [
+        begin is model for begin, model in zip(begun, [*2 * pretrained[:1], *2 * pretrained[1:]], strict=True)
+    ] == 4 * [True]
+    plain = small_study()
+    plain.run()
+    assert {arm: table[arm] for arm in ARMS} == plain.table(None), "the other arms know nothing of it"
+
+
+def test_a_classifier_begun_with_another_has_its_weights_but_for_the_last_layer():
+    """One step of the least rate moves no weight by more than a thousandth."""
+    batch, three = (batches_of(image_set(24, 0, classes=k), None, k, 16, None) for k in (2, 3))
+    first = train_classifier("small", 3, three, 20, 0, CPU, lambda: None)
+    begun, scratch = (train_classifier("small", 2, batch, 1, 1, CPU, lambda: None, other) for other in (first, None))
+    filters = [model.stages[0][0].weight for model in (first, begun, scratch)]
+    assert torch.allclose(filters[1], filters[0], atol=1e-3) and not torch.allclose(filters[2], filters[0], atol=1e-3)
+    assert begun.fc.out_features == 2, "classes may be others"
+
+
+def test_another_set_to_pretrain_on_trains_the_pretrained_arms_alone_anew(tmp_path, monkeypatch):
+    made = begun_with(monkeypatch)
+    small_study(tmp_path).run()
+    without = len(made)
+    small_study(tmp_path, pretraining=image_set(30, 5)).run()
+    assert len(made) == without + 2 + 2 * len(PRETRAINED_ARMS)
+    small_study(tmp_path, pretraining=image_set(30, 5)).run()
+    assert len(made) == without + 2 + 2 * len(PRETRAINED_ARMS), "nothing changed, and yet a classifier was trained"
+    small_study(tmp_path, synthetic_seed=9, pretraining=image_set(30, 5)).run()
+    assert len(made) == without + 2 + 2 * len(PRETRAINED_ARMS) + 2 * 4, "what was pretrained is kept"
+    small_study(tmp_path, synthetic_seed=9, pretraining=image_set(30, 6)).run()
+    assert len(made) == without + 2 * (2 + 2 * len(PRETRAINED_ARMS)) + 2 * 4
 
 
 def test_results_of_before_which_say_not_which_image_was_right_are_trained_anew(tmp_path):
@@ -272,6 +329,15 @@ def test_headline_says_what_the_interval_allows(points, half, seeds, words):
     sentence = headline({BASELINE: {"accuracy": 0.7}, "real + synthetic + classical": row})
     assert words in sentence
     assert f"{points:+.1f} points" in sentence
+
+
+def test_headline_says_what_pretraining_is_worth_where_it_was_tried():
+    row = {"difference_to_baseline": 0.03, "difference_half_interval": 0.01, "accuracies": [0.7] * 5}
+    none = row | {"difference_to_baseline": 0.001}
+    table = {BASELINE: {"accuracy": 0.7}, "real + synthetic + classical": none, "pretrained, real + classical": row}
+    first, second = headline(table).split("accuracy). ")
+    assert first.startswith("No effect") and "+0.1 points" in first
+    assert second.startswith("Pretraining alone helps: +3.0 points, 95% interval +2.0 to +4.0")
 
 
 @pytest.mark.parametrize("name", ["small", "resnet18"])

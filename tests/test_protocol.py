@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.protocol import chosen, plot, table, undrawn
-from evaluation.gain import ARMS, BASELINE
+from evaluation.arms import ARMS, BASELINE
 from spectrograms.groups import groups_of
 from spectrograms.listing import Listing
 
