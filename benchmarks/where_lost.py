@@ -23,8 +23,7 @@ from tqdm import trange
 
 from evaluation.classifier import batches_of, features, train_classifier
 from evaluation.fidelity import fidelity, mean_of, same_mixture
-from evaluation.gain import halves
-from evaluation.images import from_folder
+from evaluation.images import from_folder, halves
 from evaluation.novelty import refuse_leak
 from ldm.latents import pad_to_multiple
 from training.arguments import existing_dir, existing_file, positive_int, run_script

@@ -15,7 +15,7 @@ from evaluation.arms import BASELINE
 from evaluation.classical import RECIPES
 from evaluation.classifier import confusion, predict
 from evaluation.fidelity import fidelity, mean_of, same_mixture
-from evaluation.gain import PRETRAINING_STEPS, Study, headline, right_per_class
+from evaluation.gain import PRETRAINING_STEPS, Study
 from evaluation.images import Sets
 from evaluation.inception import Inception
 from evaluation.intervals import share_half_interval
@@ -23,6 +23,7 @@ from evaluation.measuring import Measuring
 from evaluation.memory import FigureMemory
 from evaluation.novelty import Nearest, marks_of, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
+from evaluation.verdict import headline, right_per_class
 from training.files import save_json
 
 

@@ -22,19 +22,16 @@ from evaluation.arms import ARMS, BASELINE, PRETRAINED_ARMS, Arm, Case, case_of,
 from evaluation.classical import RECIPES
 from evaluation.classifier import (
     Batch,
-    accuracy_and_f1,
     batches_of,
     build_classifier,
-    confusion,
     predict,
     train_classifier,
     what_a_name_stands_for,
 )
-from evaluation.images import ImageSet
-from evaluation.intervals import difference_and_interval, mean_and_interval
+from evaluation.images import ImageSet, halves, some_of_each_class
 from evaluation.memory import ResultMemory
 from evaluation.points import images_of_volume
-from spectrograms.listing import natural_key
+from evaluation.verdict import arm_row
 from training import checkpoint
 from training.order import mix_seed
 
@@ -69,31 +66,8 @@ class Judge:
     synthetic_share: float | None = None
 
 
-def some_of_each_class(images: ImageSet, numbers: Tensor, seed: int) -> ImageSet:
-    """``numbers`` (K,) random images of every class, or all that it has."""
-    generator = torch.Generator().manual_seed(seed)
-    picks = []
-    for label, number in enumerate(numbers.tolist()):
-        members = (images.labels == label).nonzero().squeeze(1)
-        picks.append(members[torch.randperm(len(members), generator=generator)[:number]])
-    return images.take(torch.cat(picks))
-
-
 Trial = tuple[int | None, str, int]
 """(k, recipe of classical augmentation, which half of the images is learned)."""
-
-
-def halves(images: ImageSet, classes: int, half: int) -> tuple[ImageSet, ImageSet]:
-    """The first (``half`` 0) or second half of every class by file name, and the other one."""
-    first, second = [], []
-    for label in range(classes):
-        members = (images.labels == label).nonzero().squeeze(1).tolist()
-        members.sort(key=lambda index: natural_key(images.paths[index].as_posix()))
-        middle = (len(members) + 1) // 2
-        first += members[:middle]
-        second += members[middle:]
-    parts = [images.take(torch.tensor(part, dtype=torch.int64)) for part in (first, second)]
-    return (parts[0], parts[1]) if half == 0 else (parts[1], parts[0])
 
 
 @dataclass
@@ -298,7 +272,7 @@ class Study:
             cases = [case_of(name, arm, k, volume if arm.synthetic else None, seed) for seed in self.seeds]
             rows[name] = torch.stack([self.predicted[case] for case in cases])
         labels = self.test.labels
-        return {arm: _row(labels, predicted, rows[BASELINE], self.classes) for arm, predicted in rows.items()}
+        return {arm: arm_row(labels, predicted, rows[BASELINE], self.classes) for arm, predicted in rows.items()}
 
     @property
     def _training(self) -> list[Any]:
@@ -320,61 +294,3 @@ class Study:
         if arm.real and arm.synthetic and self.judge.synthetic_share is not None:
             used.append(str(self.judge.synthetic_share))
         return checkpoint.digest([*self._training, case.arm, case.k, case.volume, case.seed, recipe, *used])
-
-
-def _row(labels: Tensor, predicted: Tensor, baseline: Tensor, classes: int) -> dict[str, Any]:
-    """An arm's figures, from the classes (S, N) that its S classifiers and those of the baseline gave. labels: (N,)."""
-    matrices = torch.stack([confusion(labels, of_seed, classes) for of_seed in predicted])
-    pairs = [accuracy_and_f1(matrix) for matrix in matrices]
-    accuracies = [accuracy for accuracy, _ in pairs]
-    accuracy, half = mean_and_interval(accuracies)
-    f1, f1_half = mean_and_interval([value for _, value in pairs])
-    difference, difference_half, half_of_images = difference_and_interval(predicted == labels, baseline == labels)
-    summed = matrices.sum(0)
-    return {
-        "accuracies": accuracies,
-        "accuracy": accuracy,
-        "accuracy_half_interval": half,
-        "macro_f1": f1,
-        "macro_f1_half_interval": f1_half,
-        "difference_to_baseline": difference,
-        "difference_half_interval": difference_half,
-        "difference_half_interval_of_images": half_of_images,
-        "right_per_class": right_per_class(summed),
-        "confusion": summed.tolist(),
-    }
-
-
-def right_per_class(matrix: Tensor) -> list[float | None]:
-    """Share of every class (row) that is labelled right; None for a class without images. (K, K)."""
-    pairs = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
-    return [right / total if total else None for right, total in pairs]
-
-
-def headline(table: dict[str, dict]) -> str:
-    """One sentence on whether the synthetic images help, and one on pretraining where that was tried.
-
-    They come from the numbers alone. The interval covers the chance of training and the choice of the held-out images.
-    """
-    said = _sentence(table, "real + synthetic + classical", "the synthetic images", "adding the synthetic images")
-    first = "pretrained, real + classical"
-    return f"{said} {_sentence(table, first, 'pretraining alone', 'pretraining alone')}" if first in table else said
-
-
-def _sentence(table: dict[str, dict], arm: str, name: str, cause: str) -> str:
-    """What ``cause``, of which ``name`` is the short form, changes in ``arm``."""
-    row = table[arm]
-    points, half = 100 * row["difference_to_baseline"], 100 * row["difference_half_interval"]
-    against = f"against real + classical augmentation ({100 * table[BASELINE]['accuracy']:.1f}% accuracy)"
-    if np.isnan(half):
-        only = "one seed" if len(row["accuracies"]) < 2 else "one held-out image"
-        return f"With {only} only: {cause} changes accuracy by {points:+.1f} points {against}."
-    if half == 0:  # not certainty, but a test set too small to tell the arms apart
-        return f"No seed differs: {cause} changes accuracy by {points:+.1f} points {against}."
-    sure = f"{points:+.1f} points, 95% interval {points - half:+.1f} to {points + half:+.1f}, {against}"
-    verb = "help" if name.endswith("s") else "helps"
-    if points - half > 0:
-        return f"{name[0].upper()}{name[1:]} {verb}: {sure}."
-    if points + half < 0:
-        return f"{name[0].upper()}{name[1:]} {verb.replace('help', 'harm')}: {sure}."
-    return f"No effect can be told from chance: {cause} changes accuracy by {sure}."

@@ -21,7 +21,7 @@ from errors import UserError
 from radar.metadata import RadarMetadata
 from spectrograms import leaks
 from spectrograms.contract import read_as
-from spectrograms.listing import Listing, list_images
+from spectrograms.listing import Listing, list_images, natural_key
 from spectrograms.resize import resize
 from spectrograms.survey import readable
 from training.checkpoint import digest, state_digest
@@ -52,6 +52,29 @@ class ImageSet:
     def take(self, indices: Tensor) -> ImageSet:
         """Some of the images."""
         return ImageSet(self.images[indices], self.labels[indices], [self.paths[int(i)] for i in indices])
+
+
+def some_of_each_class(images: ImageSet, numbers: Tensor, seed: int) -> ImageSet:
+    """``numbers`` (K,) random images of every class, or all that it has."""
+    generator = torch.Generator().manual_seed(seed)
+    picks = []
+    for label, number in enumerate(numbers.tolist()):
+        members = (images.labels == label).nonzero().squeeze(1)
+        picks.append(members[torch.randperm(len(members), generator=generator)[:number]])
+    return images.take(torch.cat(picks))
+
+
+def halves(images: ImageSet, classes: int, half: int) -> tuple[ImageSet, ImageSet]:
+    """The first (``half`` 0) or second half of every class by file name, and the other one."""
+    first, second = [], []
+    for label in range(classes):
+        members = (images.labels == label).nonzero().squeeze(1).tolist()
+        members.sort(key=lambda index: natural_key(images.paths[index].as_posix()))
+        middle = (len(members) + 1) // 2
+        first += members[:middle]
+        second += members[middle:]
+    parts = [images.take(torch.tensor(part, dtype=torch.int64)) for part in (first, second)]
+    return (parts[0], parts[1]) if half == 0 else (parts[1], parts[0])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from errors import UserError
 from evaluation import assessment
 from evaluation.classifier import batches_of, features, predict, train_classifier
 from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods, same_mixture
-from evaluation.gain import halves
+from evaluation.images import halves
 from evaluation.inception import Inception
 from spectrograms.spectra import spectra_difference_db
 

@@ -18,9 +18,11 @@ from evaluation import gain
 from evaluation.arms import ARMS, BASELINE, PRETRAINED_ARMS, Case
 from evaluation.classical import RECIPES, Classical
 from evaluation.classifier import batches_of, build_classifier, train_classifier
-from evaluation.gain import Judge, Study, halves, headline
+from evaluation.gain import Judge, Study
+from evaluation.images import halves
 from evaluation.intervals import mean_and_interval
 from evaluation.points import check_points
+from evaluation.verdict import headline
 
 
 def test_mixed_batches_draw_from_all_images_alike():

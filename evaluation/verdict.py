@@ -1,0 +1,74 @@
+"""What the classifiers of an arm say: its figures beside the baseline's, and in a sentence.
+
+Legend: K classes, N held-out images, S classifiers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.arms import BASELINE
+from evaluation.classifier import accuracy_and_f1, confusion
+from evaluation.intervals import difference_and_interval, mean_and_interval
+
+
+def arm_row(labels: Tensor, predicted: Tensor, baseline: Tensor, classes: int) -> dict[str, Any]:
+    """An arm's figures, from the classes (S, N) that its S classifiers and those of the baseline gave. labels: (N,)."""
+    matrices = torch.stack([confusion(labels, of_seed, classes) for of_seed in predicted])
+    pairs = [accuracy_and_f1(matrix) for matrix in matrices]
+    accuracies = [accuracy for accuracy, _ in pairs]
+    accuracy, half = mean_and_interval(accuracies)
+    f1, f1_half = mean_and_interval([value for _, value in pairs])
+    difference, difference_half, half_of_images = difference_and_interval(predicted == labels, baseline == labels)
+    summed = matrices.sum(0)
+    return {
+        "accuracies": accuracies,
+        "accuracy": accuracy,
+        "accuracy_half_interval": half,
+        "macro_f1": f1,
+        "macro_f1_half_interval": f1_half,
+        "difference_to_baseline": difference,
+        "difference_half_interval": difference_half,
+        "difference_half_interval_of_images": half_of_images,
+        "right_per_class": right_per_class(summed),
+        "confusion": summed.tolist(),
+    }
+
+
+def right_per_class(matrix: Tensor) -> list[float | None]:
+    """Share of every class (row) that is labelled right; None for a class without images. (K, K)."""
+    pairs = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
+    return [right / total if total else None for right, total in pairs]
+
+
+def headline(table: dict[str, dict]) -> str:
+    """One sentence on whether the synthetic images help, and one on pretraining where that was tried.
+
+    They come from the numbers alone. The interval covers the chance of training and the choice of the held-out images.
+    """
+    said = _sentence(table, "real + synthetic + classical", "the synthetic images", "adding the synthetic images")
+    first = "pretrained, real + classical"
+    return f"{said} {_sentence(table, first, 'pretraining alone', 'pretraining alone')}" if first in table else said
+
+
+def _sentence(table: dict[str, dict], arm: str, name: str, cause: str) -> str:
+    """What ``cause``, of which ``name`` is the short form, changes in ``arm``."""
+    row = table[arm]
+    points, half = 100 * row["difference_to_baseline"], 100 * row["difference_half_interval"]
+    against = f"against real + classical augmentation ({100 * table[BASELINE]['accuracy']:.1f}% accuracy)"
+    if np.isnan(half):
+        only = "one seed" if len(row["accuracies"]) < 2 else "one held-out image"
+        return f"With {only} only: {cause} changes accuracy by {points:+.1f} points {against}."
+    if half == 0:  # not certainty, but a test set too small to tell the arms apart
+        return f"No seed differs: {cause} changes accuracy by {points:+.1f} points {against}."
+    sure = f"{points:+.1f} points, 95% interval {points - half:+.1f} to {points + half:+.1f}, {against}"
+    verb = "help" if name.endswith("s") else "helps"
+    if points - half > 0:
+        return f"{name[0].upper()}{name[1:]} {verb}: {sure}."
+    if points + half < 0:
+        return f"{name[0].upper()}{name[1:]} {verb.replace('help', 'harm')}: {sure}."
+    return f"No effect can be told from chance: {cause} changes accuracy by {sure}."
