@@ -18,7 +18,7 @@ from evaluation.tables import FOUND_NAMES
 
 def gain_plot(table: dict[str, dict]) -> Figure:
     """Accuracy of every arm with its interval, the baseline in blue. ``table``: see ``Study.table``."""
-    figure = Figure(figsize=(7, 2.6))
+    figure = Figure(figsize=(7, 0.35 * len(table) + 0.85))
     axes = figure.add_subplot()
     names = list(table)[::-1]
     values = [100 * table[name]["accuracy"] for name in names]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dataset import DataContract
 from evaluation import plots, tables
-from evaluation.arms import BASELINE
+from evaluation.arms import BASELINE, PRETRAINED_ARMS
 from training.files import write_atomically
 
 STYLE = """
@@ -65,9 +65,11 @@ def _gain(results: dict[str, Any], classes: tuple[str, ...]) -> list[str]:
     arms = (BASELINE, "real + synthetic + classical")
     matrices = [(arm, torch.tensor(table[arm]["confusion"])) for arm in arms]
     curves = plots.curves_plot(results)
+    pretrained = any(arm in table for arm in PRETRAINED_ARMS)
+    begins = "from scratch, or from what was learned in pretraining," if pretrained else "from scratch"
     return [
         "<h2>Gain of a classifier</h2>",
-        "<p>Every arm is trained from scratch with the same number of steps; only its training images differ.</p>",
+        f"<p>Every arm is trained {begins} with the same number of steps; only its training images differ.</p>",
         _plot(plots.gain_plot(table)),
         _table(["training images", "accuracy %", "macro F1 %", f"points over {BASELINE}"], tables.gain_rows(table)),
         "<p>Held-out real images of every class labelled right, over all seeds:</p>",

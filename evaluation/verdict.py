@@ -45,30 +45,33 @@ def right_per_class(matrix: Tensor) -> list[float | None]:
     return [right / total if total else None for right, total in pairs]
 
 
+SAID = {  # of an arm: what helps in it, whether that is one thing, and what changes the accuracy
+    "real + synthetic + classical": ("the synthetic images", False, "adding the synthetic images"),
+    "pretrained, real + classical": ("pretraining alone", True, "pretraining alone"),
+    "pretrained, real + synthetic + classical": ("both together", False, "both together"),
+}
+
+
 def headline(table: dict[str, dict]) -> str:
-    """One sentence on whether the synthetic images help, and one on pretraining where that was tried.
+    """A sentence on whether the synthetic images help, and two more where pretraining was tried.
 
     They come from the numbers alone. The interval covers the chance of training and the choice of the held-out images.
     """
-    said = _sentence(table, "real + synthetic + classical", "the synthetic images", "adding the synthetic images")
-    first = "pretrained, real + classical"
-    return f"{said} {_sentence(table, first, 'pretraining alone', 'pretraining alone')}" if first in table else said
+    return " ".join(_sentence(table, arm) for arm in SAID if arm in table)
 
 
-def _sentence(table: dict[str, dict], arm: str, name: str, cause: str) -> str:
-    """What ``cause``, of which ``name`` is the short form, changes in ``arm``."""
-    row = table[arm]
+def _sentence(table: dict[str, dict], arm: str) -> str:
+    row, (name, one, cause) = table[arm], SAID[arm]
     points, half = 100 * row["difference_to_baseline"], 100 * row["difference_half_interval"]
     against = f"against real + classical augmentation ({100 * table[BASELINE]['accuracy']:.1f}% accuracy)"
+    changes = f"{cause} {'change' if cause == name and not one else 'changes'} accuracy by"
     if np.isnan(half):
         only = "one seed" if len(row["accuracies"]) < 2 else "one held-out image"
-        return f"With {only} only: {cause} changes accuracy by {points:+.1f} points {against}."
+        return f"With {only} only: {changes} {points:+.1f} points {against}."
     if half == 0:  # not certainty, but a test set too small to tell the arms apart
-        return f"No seed differs: {cause} changes accuracy by {points:+.1f} points {against}."
+        return f"No seed differs: {changes} {points:+.1f} points {against}."
     sure = f"{points:+.1f} points, 95% interval {points - half:+.1f} to {points + half:+.1f}, {against}"
-    verb = "help" if name.endswith("s") else "helps"
-    if points - half > 0:
+    if abs(points) > half:
+        verb = ("help" if points > 0 else "harm") + "s" * one
         return f"{name[0].upper()}{name[1:]} {verb}: {sure}."
-    if points + half < 0:
-        return f"{name[0].upper()}{name[1:]} {verb.replace('help', 'harm')}: {sure}."
-    return f"No effect can be told from chance: {cause} changes accuracy by {sure}."
+    return f"No effect can be told from chance: {changes} {sure}."

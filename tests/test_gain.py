@@ -336,10 +336,17 @@ def test_headline_says_what_the_interval_allows(points, half, seeds, words):
 def test_headline_says_what_pretraining_is_worth_where_it_was_tried():
     row = {"difference_to_baseline": 0.03, "difference_half_interval": 0.01, "accuracies": [0.7] * 5}
     none = row | {"difference_to_baseline": 0.001}
-    table = {BASELINE: {"accuracy": 0.7}, "real + synthetic + classical": none, "pretrained, real + classical": row}
-    first, second = headline(table).split("accuracy). ")
-    assert first.startswith("No effect") and "+0.1 points" in first
+    lost = row | {"difference_to_baseline": -0.03}
+    table = {BASELINE: {"accuracy": 0.7}, "real + synthetic + classical": none}
+    table |= dict(zip(PRETRAINED_ARMS, (row, lost), strict=True))
+    first, second, third = headline(table).split("accuracy). ")
+    assert first.startswith(
+        "No effect can be told from chance: adding the synthetic images changes accuracy by +0.1 points"
+    )
     assert second.startswith("Pretraining alone helps: +3.0 points, 95% interval +2.0 to +4.0")
+    assert third.startswith("Both together harm: -3.0 points, 95% interval -4.0 to -2.0")
+    table |= dict.fromkeys(PRETRAINED_ARMS, none)
+    assert headline(table).count("No effect") == 3 and "both together change accuracy by" in headline(table)
 
 
 @pytest.mark.parametrize("name", ["small", "resnet18"])
