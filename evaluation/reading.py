@@ -82,13 +82,19 @@ def _from_folders(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet,
 def _to_pretrain_on(args: argparse.Namespace, contract: DataContract, notes: list[str]) -> tuple[Listing, DataContract]:
     """The images of ``--pretrain_on``, to be read in the size and channels of ``contract``, but with their classes.
 
-    Where there is one channel, what lies behind their colours is what their own ``radar.json`` says.
+    One channel is read through the colour map that the folder's own ``radar.json`` names, without one through that of
+    the real images.
     """
-    folder = args.pretrain_on
+    folder, told = args.pretrain_on, []
     listing = list_folder(folder, 1, "--pretrain_on", args.skip_unreadable, notes)
     if len(listing.classes) < 2:
         raise UserError(f"--pretrain_on {folder}: has one class, {listing.classes[0]}, and nothing to tell apart")
     radar = RadarMetadata.load(folder)
-    coloured = radar is not None and radar.colormap != "grey" and contract.channels == 1
-    colormap = radar.colormap if radar is not None and coloured else None
-    return listing, make_contract(listing, contract.image_size, contract.channels, colormap, 1, notes)
+    colormap = contract.colormap if radar is None else radar.colormap
+    if contract.channels != 1 or colormap == "grey":
+        colormap = None
+    own = make_contract(listing, contract.image_size, contract.channels, colormap, 1, told)
+    for note in told:
+        head, tail = ("WARNING: ", note[9:]) if note.startswith("WARNING: ") else ("", note)
+        notes.append(f"{head}--pretrain_on {folder}: {tail}")
+    return listing, own
