@@ -17,6 +17,7 @@ string. What a draw has done already is not done again. The figures of every dra
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import shlex
@@ -64,9 +65,10 @@ def chosen(listing: Listing, groups: list[str], number: int, seed: int) -> list[
 
 
 def undrawn(listing: Listing, groups: list[str], paths: list[str]) -> list[str]:
-    """Paths of the groups of which no image was drawn, for any class: an event that bears two labels judges nothing."""
-    drawn = set(paths)
-    seen = {group for path, group in zip(listing.paths, groups, strict=True) if path in drawn}
+    """Paths of the groups of which nothing was drawn, for any class, not even the same file under another name."""
+    drawn, marks = set(paths), [hashlib.sha256((listing.root / path).read_bytes()).digest() for path in listing.paths]
+    known = {mark for path, mark in zip(listing.paths, marks, strict=True) if path in drawn}
+    seen = {group for group, mark in zip(groups, marks, strict=True) if mark in known}
     return [path for path, group in zip(listing.paths, groups, strict=True) if group not in seen]
 
 
@@ -223,7 +225,7 @@ def measure() -> int:
     for seed, name in enumerate(names):
         if name not in draws:
             paths = chosen(listing, groups, args.runs or args.k, seed)
-            held_out = undrawn(listing, groups, paths)
+            held_out = [] if args.real_test else undrawn(listing, groups, paths)
             print(f"draw {seed + 1} of {args.seeds}: {len(paths)} images", flush=True)
             draws[name] = draw(args, paths, held_out, args.output_dir / name, seed)
             save_json(draws, kept)
