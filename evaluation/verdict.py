@@ -53,11 +53,11 @@ SAID = {  # of an arm: what helps in it, whether that is one thing, and what cha
 
 
 def headline(table: dict[str, dict]) -> str:
-    """A sentence on whether the synthetic images help, and two more where pretraining was tried.
+    """A sentence on whether the synthetic images help, and two more, a line each, where pretraining was tried.
 
     They come from the numbers alone. The interval covers the chance of training and the choice of the held-out images.
     """
-    return " ".join(_sentence(table, arm) for arm in SAID if arm in table)
+    return "\n".join(_sentence(table, arm) for arm in SAID if arm in table)
 
 
 def _sentence(table: dict[str, dict], arm: str) -> str:

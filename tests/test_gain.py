@@ -339,7 +339,7 @@ def test_headline_says_what_pretraining_is_worth_where_it_was_tried():
     lost = row | {"difference_to_baseline": -0.03}
     table = {BASELINE: {"accuracy": 0.7}, "real + synthetic + classical": none}
     table |= dict(zip(PRETRAINED_ARMS, (row, lost), strict=True))
-    first, second, third = headline(table).split("accuracy). ")
+    first, second, third = headline(table).splitlines()
     assert first.startswith(
         "No effect can be told from chance: adding the synthetic images changes accuracy by +0.1 points"
     )
