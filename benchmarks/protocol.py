@@ -7,11 +7,11 @@
 Every draw chooses k images (or whole runs of windows, or other groups) of each class, and everything that learns sees
 these alone: both stages, and the classifiers of every arm, which are then scored on the same test images, or, without
 ``--real_test``, on the groups that were not drawn. Differences are paired by draw; intervals are over draws, and leave
-out that other test images could have been chosen. ``--init_from demo``, a folder
-that ``make demo`` wrote, lets both stages begin with what they learned of simulated motion, which costs no measurement.
-Further flags of the scripts go through ``--vqvae``, ``--ldm``, ``--sample`` and ``--evaluate``, each as one quoted
-string. What a draw has done already is not done again. The figures of every draw are kept in ``draws.json``, and
-``draws.png`` shows the draws of every k that it holds.
+out that other test images could have been chosen. ``--init_from demo``, a folder that ``make demo`` wrote, lets both
+stages begin with what they learned of simulated motion, which costs no measurement. Further flags of the scripts go
+through ``--vqvae``, ``--ldm``, ``--sample`` and ``--evaluate``, each as one quoted string. What a draw has done already
+is not done again. The figures of every draw are kept in ``draws.json``, and ``draws.png`` shows the
+draws of every k that it holds.
 """
 
 from __future__ import annotations
