@@ -179,7 +179,7 @@ class Study:
         classes = int(images.labels.max()) + 1
         steps = PRETRAINING_STEPS * judge.steps
         batch = batches_of(images, None, classes, judge.batch_size, RECIPES[PRETRAINING_RECIPE])
-        key = checkpoint.digest(["pretrained", *self._training, steps, seed, images.digest()])
+        key = checkpoint.digest(["pretrained", *self._training, steps, PRETRAINING_RECIPE, seed, images.digest()])
 
         def fit(bar: tqdm) -> nn.Module:
             return train_classifier(judge.network, classes, batch, steps, seed, judge.device, bar.update)
