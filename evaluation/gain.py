@@ -112,15 +112,15 @@ class Study:
         classifier of every case gives to the test images.
         """
         memory = ResultMemory(self.folder, self.classes)
-        trials = {trial: self._trial_key(trial) for trial in self._trials()}
+        sets = {"real": self.real, "synthetic": self.synthetic, "test": self.test, "pretraining": self.pretraining}
+        images = {name: part.digest() for name, part in sets.items() if part is not None}
+        trials = {trial: self._trial_key(trial, images["real"]) for trial in self._trials()}
         with self._bar("choosing classical augmentation", sum(key not in memory for key in trials.values())) as bar:
             scores = {trial: self._trial(trial, key, memory, bar) for trial, key in trials.items()}
         for k in self.ks:
             means = {name: np.mean([scores[k, name, half] for half in (0, 1)]) for name in RECIPES}
             self.recipes[k] = max(means, key=means.get)
 
-        sets = {"real": self.real, "synthetic": self.synthetic, "test": self.test, "pretraining": self.pretraining}
-        images = {name: part.digest() for name, part in sets.items() if part is not None}
         keys = {case: self._key(case, images) for case in plan(self.arms, self.seeds, self.ks, self.volumes)}
         new = {case.seed for case, key in keys.items() if self.arms[case.arm].pretrained and key not in memory}
         self._pretrained = {seed: self._pretrain(seed) for seed in sorted(new)}
@@ -136,8 +136,8 @@ class Study:
     def _trials(self) -> list[Trial]:
         return [(k, name, half) for k in self.ks for name in RECIPES for half in (0, 1)]
 
-    def _trial_key(self, trial: Trial) -> str:
-        return checkpoint.digest(["recipe", *self._training, self.seeds[0], *trial, self.real.digest()])
+    def _trial_key(self, trial: Trial, real: str) -> str:
+        return checkpoint.digest(["recipe", *self._training, self.seeds[0], *trial, real])
 
     def _trial(self, trial: Trial, key: str, memory: ResultMemory, bar: tqdm) -> float:
         """Accuracy of one recipe, trained on one half of the first seed's real images and scored on the other.
