@@ -27,6 +27,7 @@ from training.data_arguments import (
     check_data_arguments,
     split_options,
 )
+from training.norm_groups import settle_groups
 from training.setup import add_run_arguments, data_order, held_run_folder, make_accelerator, plain, run_task
 
 
@@ -53,7 +54,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--unet_layers_per_block", type=integer(1, 8), default=2, help="residual blocks per level")
     group.add_argument("--attention_levels", type=count, default=2, help="coarsest levels that have self-attention")
     group.add_argument("--dropout", type=real(0, 0.9), default=0.0, help="in the UNet's residual blocks")
-    group.add_argument("--norm_num_groups", type=positive_int, default=32, help="groups of the norms; divide widths")
+    group.add_argument(
+        "--norm_num_groups",
+        type=positive_int,
+        default=None,
+        help="groups of the norms; divide widths (default: the most, 32 at most, of four channels or more each)",
+    )
     group.add_argument(
         "--no_doppler_planes", action="store_true", help="do not tell the UNet the Doppler of each row of its input"
     )
@@ -84,9 +90,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--guidance_scale", type=weight, default=1.5, help="of the pictures drawn while training")
     args = parser.parse_args(argv)
     check_data_arguments(parser, args)
-    for width in args.unet_channels:
-        if width % args.norm_num_groups:
-            parser.error(f"--unet_channels {width}: must be a multiple of --norm_num_groups {args.norm_num_groups}")
+    settle_groups(parser, args, "--unet_channels", args.unet_channels)
     if args.attention_levels > len(args.unet_channels):
         parser.error(f"--attention_levels {args.attention_levels}: the UNet has {len(args.unet_channels)} levels")
     return args

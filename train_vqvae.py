@@ -24,6 +24,7 @@ from training.data_arguments import (
     check_data_arguments,
     split_options,
 )
+from training.norm_groups import settle_groups, single_channels
 from training.setup import add_run_arguments, data_order, held_run_folder, make_accelerator, plain, run_task
 
 LEAST_LPIPS_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}  # pixels; a smaller image is pooled to nothing
@@ -53,7 +54,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="width of each level; n levels shrink each side 2**(n-1) times",
     )
     group.add_argument("--layers_per_block", type=integer(1, 8), default=2, help="residual blocks per level")
-    group.add_argument("--norm_num_groups", type=positive_int, default=32, help="groups of the norms; divide widths")
+    group.add_argument(
+        "--norm_num_groups",
+        type=positive_int,
+        default=None,
+        help="groups of the norms; divide widths (default: the most, 32 at most, of four channels or more each)",
+    )
     group.add_argument("--no_mid_attention", action="store_true", help="leave out the attention in the middle")
     group.add_argument("--disc_channels", type=integer(4), default=64, help="width of the critic's first layer")
     group.add_argument("--disc_layers", type=integer(1, 6), default=3, help="strided layers of the critic")
@@ -108,9 +114,7 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f"--out_channels {args.out_channels}: must equal --in_channels {args.in_channels}")
     if args.colormap and args.in_channels != 1:
         parser.error(f"--in_channels {args.in_channels}: --colormap makes one channel of the colours; leave it out")
-    for width in args.block_out_channels:
-        if width % args.norm_num_groups:
-            parser.error(f"--block_out_channels {width}: is no multiple of --norm_num_groups {args.norm_num_groups}")
+    settle_groups(parser, args, "--block_out_channels", args.block_out_channels)
     factor = 2 ** (len(args.block_out_channels) - 1)
     side = -(-min(args.image_size) // factor) * factor
     given = "--image_size gives"
@@ -198,7 +202,7 @@ def train(args: argparse.Namespace) -> int:
         args.seed,
         "held-out" if len(data.val) else "training",
     )
-    for note in data.notes:
+    for note in filter(None, [*data.notes, single_channels(args.norm_num_groups, args.block_out_channels)]):
         print(note)
     print(
         f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images of "

@@ -157,7 +157,7 @@ STAGE_1 = [
     "--colormap rainbow",
     "--latent_channels 0",
     "--num_vq_embeddings 1",
-    "--block_out_channels 48",
+    "--block_out_channels 48 --norm_num_groups 32",
     "--block_out_channels 0",
     "--layers_per_block 0",
     "--disc_lr 0",
@@ -179,7 +179,7 @@ STAGE_1 = [
 STAGE_2 = [
     "--vqgan_path nowhere.pt",
     "--vqgan_path D",
-    "--unet_channels 50",
+    "--unet_channels 50 --norm_num_groups 32",
     "--unet_layers_per_block 0",
     "--attention_levels 4",
     "--dropout 1",
