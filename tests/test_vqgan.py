@@ -22,6 +22,7 @@ from vqvae import vqgan_trainer
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
 from vqvae.losses import load_lpips, psnr, spectral_loss
+from vqvae.utils import ReconstructionFigures
 from vqvae.vqgan_trainer import VQGANOptions, VQGANTask
 
 
@@ -205,6 +206,17 @@ def test_psnr_is_ten_log_of_peak_over_mean_square():
     real, fake = rng.uniform(-1, 1, (2, 3, 1, 8, 6)).astype(np.float32)
     expected = [10 * np.log10(2.0**2 / np.mean((a - b) ** 2)) for a, b in zip(real, fake, strict=True)]
     np.testing.assert_allclose(psnr(torch.tensor(fake), torch.tensor(real)).numpy(), expected, rtol=1e-5)
+
+
+def test_the_level_kept_is_the_slope_of_reconstructed_means():
+    levels = torch.tensor([-0.5, 0.0, 0.2, 0.6])[:, None, None, None]
+    images, figures = levels.expand(-1, 1, 32, 32), ReconstructionFigures(4)
+    for part in images.split(2):
+        figures.add(part, 0.1 + 0.4 * part, torch.zeros(2, 8, 8, dtype=torch.int64), None)
+    assert figures.summary()["level_kept"] == pytest.approx(0.4)
+    figures = ReconstructionFigures(4)
+    figures.add(torch.zeros(3, 1, 32, 32), torch.randn(3, 1, 32, 32), torch.zeros(3, 8, 8, dtype=torch.int64), None)
+    assert "level_kept" not in figures.summary(), "images of one level tell nothing"
 
 
 def test_power_spectra_are_those_of_numpy():

@@ -49,6 +49,7 @@ PANELS = (
     Panel("denoising loss", ("val/loss", "val/loss_on_training_latents", "val/loss_without_labels")),
     Panel("PSNR", ("val/psnr",)),
     Panel("LPIPS", ("val/lpips",)),
+    Panel("difference in level that is kept", ("val/level_kept",)),
     Panel("texture spectra, mean error", ("val/row_spectrum_db", "val/column_spectrum_db", "val/texture_db")),
     Panel(
         "texture spectra, worst error",

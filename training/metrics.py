@@ -41,6 +41,7 @@ MEANINGS = {
     "train/skipped_steps": Meaning("steps", "lower", "steps left out for a loss or gradient that was no number"),
     "val/psnr": Meaning("dB", "higher", "reconstruction; noise-like texture limits it"),
     "val/lpips": Meaning("", "lower", "perceptual distance of reconstructions"),
+    "val/level_kept": Meaning("", "", "how much of a difference in level between images is kept; 1 is all of it"),
     "val/codes_used": Meaning("codes", "higher", "codes that the held-out images use"),
     "val/codes_live": Meaning("codes", "", "codes in play"),
     "val/usage": Meaning("", "higher", "share of the live codes that the held-out images use"),

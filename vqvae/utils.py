@@ -22,6 +22,7 @@ from vqvae.losses import psnr
 from vqvae.quantizer import freeze, perplexity
 
 KIND = "vqgan"
+SAME_LEVEL = 1e-3  # standard deviation of images' means, in [-1, 1], under which rounding decides how they differ
 
 
 class LatentStatistics(TypedDict):
@@ -126,6 +127,7 @@ class ReconstructionFigures:
         self._quantised = quantised
         self._counts = torch.zeros(live, dtype=torch.int64)
         self._psnr: list[Tensor] = []
+        self._levels: list[Tensor] = []  # means of reconstructions and of images, (2, N)
         self._lpips: list[Tensor] = []
         self._images: list[int] = []  # in each batch
         # Sums over a batch of the powers of reconstructions and of images: (2, W/2+1), (2, H/2+1), (2, P, P/2+1).
@@ -137,6 +139,7 @@ class ReconstructionFigures:
         """Take one batch: (N, C, H, W) twice, (N, h, w)."""
         self._counts += torch.bincount(indices.flatten().cpu(), minlength=len(self._counts))
         self._psnr.append(psnr(reconstruction, images).cpu())
+        self._levels.append(torch.stack([part.flatten(1).mean(1) for part in (reconstruction, images)]).cpu())
         if lpips is not None:
             self._lpips.append(lpips(reconstruction.float(), images.float()).flatten().cpu())
         self._images.append(len(images))
@@ -151,7 +154,7 @@ class ReconstructionFigures:
         whole = ReconstructionFigures(len(self._counts), self._quantised)
         for part in processes.gathered(self):
             whole._counts += part._counts
-            for name in ("_psnr", "_lpips", "_images", "_row_power", "_column_power", "_patch_power"):
+            for name in ("_psnr", "_levels", "_lpips", "_images", "_row_power", "_column_power", "_patch_power"):
                 getattr(whole, name).extend(getattr(part, name))
         return whole
 
@@ -168,17 +171,29 @@ class ReconstructionFigures:
         """Power of reconstructions over that of images, dB per two-dimensional frequency of a patch, (P, P/2+1)."""
         return self._ratio_db(self._patch_power)
 
+    def level_kept(self) -> float | None:
+        """How much of a difference between the levels of two images their reconstructions have: 1 is all of it.
+
+        The slope of the least-squares line of mean over mean; None where the images have all the same level.
+        """
+        mine, theirs = (part - part.mean() for part in torch.cat(self._levels, dim=1).double())
+        spread = theirs.square().sum()
+        return float((mine * theirs).sum() / spread) if spread > len(theirs) * SAME_LEVEL**2 else None
+
     def _ratio_db(self, powers: list[Tensor]) -> Tensor:
         mine, theirs = torch.stack(powers).sum(0) / sum(self._images)
         return 10 * torch.log10((mine + SILENCE) / (theirs + SILENCE))
 
     def summary(self) -> dict[str, float]:
-        """psnr (dB), lpips where measured, spectrum errors (dB); codes_used, codes_live, usage, perplexity of codes."""
+        """psnr (dB), level_kept and lpips where they can be told, spectrum errors (dB); codes_used, codes_live, usage,
+        perplexity of codes."""
         live = len(self._counts)
         used = int((self._counts > 0).sum())
         rows, columns = self.spectra()
         texture = self.texture().abs().flatten()[1:]  # without the mean
         figures = {"psnr": float(torch.cat(self._psnr).mean())}
+        if (kept := self.level_kept()) is not None:
+            figures["level_kept"] = kept
         if self._lpips:
             figures["lpips"] = float(torch.cat(self._lpips).mean())
         if self._quantised:
