@@ -37,7 +37,7 @@ TOKENIZERS = {
     "coarse, 8 channels": "--block_out_channels 16 32 64 64 --latent_channels 8",
     "fine": "--block_out_channels 32 64",
 }
-STAGE1 = "--norm_num_groups 16 --layers_per_block 1 --batch_size 16 --epochs 16 --lr 4e-4 --disc_lr 2e-4"
+STAGE1 = "--layers_per_block 1 --batch_size 16 --epochs 16 --lr 4e-4 --disc_lr 2e-4"
 STAGE1 += " --perceptual_loss_weight 0 --disc_channels 16 --disc_layers 2 --disc_start 0.5 --validation_epochs 4"
 STAGE2 = "--unet_channels 32 64 128 --norm_num_groups 16 --unet_layers_per_block 1 --attention_levels 1 --dropout 0.1"
 STAGE2 += " --batch_size 16 --epochs 50 --lr 1e-3 --validation_epochs 10"
