@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training import processes
+from training.norm_groups import fitting_groups
 
 
 class PatchDiscriminator(nn.Module):
@@ -32,7 +33,7 @@ class PatchDiscriminator(nn.Module):
             stride = 2 if level < layers else 1
             blocks += [
                 nn.Conv2d(width, wider, 4, stride, 1, bias=False),
-                nn.GroupNorm(_groups(wider), wider),
+                nn.GroupNorm(fitting_groups([wider]), wider),
                 nn.LeakyReLU(0.2),
             ]
             width = wider
@@ -44,11 +45,6 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
-
-
-def _groups(width: int) -> int:
-    """The most groups, 32 at most and of 4 channels at least, that divide ``width``."""
-    return max(groups for groups in range(1, min(32, width // 4) + 1) if width % groups == 0)
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
