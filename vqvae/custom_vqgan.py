@@ -40,7 +40,7 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
         num_vq_embeddings: rows of the codebook.
         block_out_channels: width of each resolution level, each a multiple of ``norm_num_groups``.
         layers_per_block: residual blocks per level.
-        norm_num_groups: groups of the group norms.
+        norm_num_groups: groups of the group norms; with one channel in each, all images come out equally bright.
         mid_block_add_attention: one attention head over all (h, w) positions in the middle of both halves.
         commitment_beta: weight of the commitment term inside the quantiser.
     """
@@ -56,7 +56,7 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
         num_vq_embeddings: int = 8192,
         block_out_channels: tuple[int, ...] = (64, 128, 256),
         layers_per_block: int = 2,
-        norm_num_groups: int = 32,
+        norm_num_groups: int = 16,
         mid_block_add_attention: bool = True,
         commitment_beta: float = 0.25,
     ) -> None:
