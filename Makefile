@@ -24,12 +24,12 @@ quick: $(VENV)/.ready
 	$(PY) simulate.py --output_dir $(QUICK)/data --classes walking running falling boxing --samples_per_class 50 \
 	    --image_size 64 --colormap jet
 	$(PY) train_vqvae.py --data_dir $(QUICK)/data --output_dir $(QUICK)/vqgan --image_size 64 --colormap jet \
-	    --block_out_channels 32 32 64 --layers_per_block 1 --batch_size 16 --epochs 8 --lr 1e-3 \
-	    --perceptual_loss_weight 0 --g_loss_adv_weight 0 --validation_epochs 4
-	$(PY) train_ldm.py --data_dir $(QUICK)/data --vqgan_path $(QUICK)/vqgan/vqgan_epoch_8.pt \
+	    --block_out_channels 32 32 64 --layers_per_block 1 --batch_size 16 --epochs 14 --lr 1e-3 \
+	    --perceptual_loss_weight 0 --g_loss_adv_weight 0 --validation_epochs 7
+	$(PY) train_ldm.py --data_dir $(QUICK)/data --vqgan_path $(QUICK)/vqgan/vqgan_epoch_14.pt \
 	    --output_dir $(QUICK)/ldm --unet_channels 32 64 128 --norm_num_groups 16 --unet_layers_per_block 1 \
-	    --attention_levels 1 --batch_size 16 --epochs 32 --lr 1e-3 --validation_epochs 16 --save_epochs 16
-	$(PY) sample.py --ldm_path $(QUICK)/ldm/ldm_epoch_32.pt --output_dir $(QUICK)/augmented --samples_per_class 8 \
+	    --attention_levels 1 --batch_size 16 --epochs 48 --lr 1e-3 --validation_epochs 16 --save_epochs 16
+	$(PY) sample.py --ldm_path $(QUICK)/ldm/ldm_epoch_48.pt --output_dir $(QUICK)/augmented --samples_per_class 8 \
 	    --guidance_scale 2
 	@echo "Compare $(QUICK)/augmented/overview.png with $(QUICK)/data/overview.png."
 
