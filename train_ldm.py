@@ -27,7 +27,7 @@ from training.data_arguments import (
     check_data_arguments,
     split_options,
 )
-from training.norm_groups import settle_groups
+from training.norm_groups import add_groups_argument, settle_groups
 from training.setup import add_run_arguments, data_order, held_run_folder, make_accelerator, plain, run_task
 
 
@@ -54,12 +54,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--unet_layers_per_block", type=integer(1, 8), default=2, help="residual blocks per level")
     group.add_argument("--attention_levels", type=count, default=2, help="coarsest levels that have self-attention")
     group.add_argument("--dropout", type=real(0, 0.9), default=0.0, help="in the UNet's residual blocks")
-    group.add_argument(
-        "--norm_num_groups",
-        type=positive_int,
-        default=None,
-        help="groups of the norms; divide widths (default: the most, 32 at most, of four channels or more each)",
-    )
+    add_groups_argument(group)
     group.add_argument(
         "--no_doppler_planes", action="store_true", help="do not tell the UNet the Doppler of each row of its input"
     )

@@ -24,7 +24,7 @@ from training.data_arguments import (
     check_data_arguments,
     split_options,
 )
-from training.norm_groups import settle_groups, single_channels
+from training.norm_groups import add_groups_argument, settle_groups, single_channels
 from training.setup import add_run_arguments, data_order, held_run_folder, make_accelerator, plain, run_task
 
 LEAST_LPIPS_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}  # pixels; a smaller image is pooled to nothing
@@ -54,12 +54,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="width of each level; n levels shrink each side 2**(n-1) times",
     )
     group.add_argument("--layers_per_block", type=integer(1, 8), default=2, help="residual blocks per level")
-    group.add_argument(
-        "--norm_num_groups",
-        type=positive_int,
-        default=None,
-        help="groups of the norms; divide widths (default: the most, 32 at most, of four channels or more each)",
-    )
+    add_groups_argument(group)
     group.add_argument("--no_mid_attention", action="store_true", help="leave out the attention in the middle")
     group.add_argument("--disc_channels", type=integer(4), default=64, help="width of the critic's first layer")
     group.add_argument("--disc_layers", type=integer(1, 6), default=3, help="strided layers of the critic")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ BATCHES = 4  # that the latents make
 Batch = tuple[Tensor, Tensor]
 
 
-class Recipe:
+class Recipe(ABC):
     """What the usual loops share: AdamW, clipped gradients, averaged weights."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -57,9 +58,9 @@ class Recipe:
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.99))
         self.average = EMAModel(network.parameters(), decay=0.999)
 
+    @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Of latents (B, D, h, w), or of what they are made from, and labels (B,)."""
-        raise NotImplementedError
 
     def step(self, batch: Batch) -> None:
         """One step on ``batch``."""

@@ -1,8 +1,9 @@
 """Into how many groups a network's group norms divide its channels.
 
 A group norm takes away the mean and the deviation of each group of channels over the whole image. In a group of
-one channel nothing is left that would tell a faint image from a loud one, or a black noise floor from a grey one: what
-comes out has the average level of all images (docs/experiments.md, "Why have all reconstructions the same level?").
+one channel little is left that would tell a faint image from a loud one, or a black noise floor from a grey one: what
+comes out has nearly the average level of all images (docs/experiments.md, "Why have all reconstructions the same
+level?").
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+
+from training.arguments import positive_int
 
 MOST_GROUPS = 32
 CHANNELS = 4  # in a group, at least: what Esser et al. 2021 have at their narrowest level, 128 channels in 32 groups
@@ -20,6 +23,16 @@ def fitting_groups(widths: Sequence[int]) -> int:
     common = math.gcd(*widths)
     fitting = (groups for groups in range(1, MOST_GROUPS + 1) if common % groups == 0)
     return max(groups for groups in fitting if groups == 1 or min(widths) >= CHANNELS * groups)
+
+
+def add_groups_argument(group: argparse._ArgumentGroup) -> None:
+    """The flag, as both trainings have it; ``settle_groups`` fills it in."""
+    group.add_argument(
+        "--norm_num_groups",
+        type=positive_int,
+        default=None,
+        help="groups of the norms; divide widths (default: the most, 32 at most, of four channels or more each)",
+    )
 
 
 def settle_groups(parser: argparse.ArgumentParser, args: argparse.Namespace, flag: str, widths: Sequence[int]) -> None:
@@ -37,5 +50,5 @@ def single_channels(groups: int, widths: Sequence[int]) -> str | None:
         return None
     return (
         f"warning: --norm_num_groups {groups}: at a width of {min(widths)} every channel is a group of its own, "
-        f"which makes all images equally bright; {fitting_groups(widths)}, or no flag, keeps their levels apart"
+        f"which makes images nearly equally bright; {fitting_groups(widths)}, or no flag, keeps their levels apart"
     )

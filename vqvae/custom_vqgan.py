@@ -40,7 +40,7 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
         num_vq_embeddings: rows of the codebook.
         block_out_channels: width of each resolution level, each a multiple of ``norm_num_groups``.
         layers_per_block: residual blocks per level.
-        norm_num_groups: groups of the group norms; with one channel in each, all images come out equally bright.
+        norm_num_groups: groups of the group norms; with one channel in each, images come out nearly equally bright.
         mid_block_add_attention: one attention head over all (h, w) positions in the middle of both halves.
         commitment_beta: weight of the commitment term inside the quantiser.
     """
