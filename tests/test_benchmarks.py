@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from types import SimpleNamespace
 
@@ -11,7 +12,17 @@ from PIL import Image
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import diffusion_classifier, growth, operators, roofline, side_by_side, still_line, where_lost
+from benchmarks import (
+    diffusion_classifier,
+    growth,
+    guidance,
+    operators,
+    protocol,
+    roofline,
+    side_by_side,
+    still_line,
+    where_lost,
+)
 from benchmarks.side_by_side import Cost
 from benchmarks.step_cost import LiveTensors, Products
 from errors import UserError
@@ -171,7 +182,9 @@ def test_the_best_denoiser_is_the_best_classifier():
     assert (guessed == nearest).float().mean() > 0.95
 
 
-def test_stage_2_judges_beside_classifiers(trained, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def held_out(trained, tmp_path):
+    """A folder of two images of every class of ``trained`` that it has not seen."""
     folder = tmp_path / "held_out"
     pixels = torch.Generator().manual_seed(1)
     for name in sorted(path.name for path in trained.data.iterdir() if path.is_dir()):
@@ -179,7 +192,31 @@ def test_stage_2_judges_beside_classifiers(trained, tmp_path, monkeypatch, capsy
         for number in range(2):
             values = torch.randint(256, (32, 32), generator=pixels, dtype=torch.uint8).numpy()
             Image.fromarray(values).save(folder / name / f"{number}.png")
-    flags = ["--ldm_path", str(trained.ldm), "--real_train", str(trained.data), "--real_test", str(folder)]
+    return folder
+
+
+def test_ways_to_guide_are_drawn_once_and_judged_alike(trained, held_out, tmp_path, monkeypatch, capsys):
+    flags = ["--ldm_path", str(trained.ldm), "--real_train", str(trained.data), "--real_test", str(held_out)]
+    flags += ["--samples_per_class", "2", "--steps", "2", "--output_dir", str(tmp_path / "guidance")]
+    monkeypatch.setattr("sys.argv", ["guidance.py", *flags, "--ways", "3", "3 0 0"])
+    asked = []
+    monkeypatch.setattr(guidance, "run", lambda script, *given: asked.append(given) or protocol.run(script, *given))
+    guidance.measure()
+    whole, nowhere, floor = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[-3:]]
+    assert [given[-2:] for given in asked] == [("--guidance_scale", "3"), ("0", "0")]
+    assert [row[0] for row in (whole, nowhere, floor)] == ["| 3", "| 3 0 0", "| held-out images"]
+    assert whole[2] != nowhere[2], "guidance draws other images"
+    assert floor[-2] == "1", "held-out images are the floor"
+
+
+@pytest.mark.parametrize("way", ["", "1.5 0.2", "1.5 0 1 2"])
+def test_a_way_to_guide_is_a_scale_with_limits_or_without(way):
+    with pytest.raises(argparse.ArgumentTypeError, match="a scale, or a scale and two limits"):
+        guidance.way_of(way)
+
+
+def test_stage_2_judges_beside_classifiers(trained, held_out, monkeypatch, capsys):
+    flags = ["--ldm_path", str(trained.ldm), "--real_train", str(trained.data), "--real_test", str(held_out)]
     flags += ["--timesteps", "700", "800", "--used", "800", "--noises", "1", "--steps", "1", "--seeds", "2"]
     monkeypatch.setattr("sys.argv", ["diffusion_classifier.py", *flags])
     diffusion_classifier.measure()
