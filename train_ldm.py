@@ -74,6 +74,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--weight_decay", type=weight, default=0.01, help="of AdamW")
     group.add_argument("--label_dropout", type=fraction, default=0.1, help="share of items trained without class")
     group.add_argument("--min_snr_gamma", type=positive_real, default=5.0, help="cap of the loss weight, as an SNR")
+    group.add_argument("--least_loss_weight", type=weight, default=0.1, help="no noise level has a smaller weight")
     group.add_argument(
         "--noise_shift",
         type=positive_real,

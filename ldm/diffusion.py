@@ -140,6 +140,7 @@ def diffusion_loss(
     min_snr_gamma: float,
     doppler_planes: int = 0,
     noise_shift: float = 1.0,
+    least_weight: float = 0.0,
 ) -> Tensor:
     """Loss of each item, min-SNR weighted (Hang et al. 2023). -> (B,).
 
@@ -153,10 +154,12 @@ def diffusion_loss(
         noise_shift: of ``scheduler``. In the weight's minimum stands the ratio without it, so that a timestep counts
             as much on a large grid as on a small one: by the ratio of single latents, those timesteps where what
             all have in common is decided would hardly count.
+        least_weight: no timestep has less. Where nothing but noise is left the weight falls to nothing, and what the
+            network says there is what sampling begins with: the mean of what it learned, if it learned that.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     predicted = unet(with_doppler(noisy, doppler_planes), timesteps, class_labels=labels).sample
     snr = compute_snr(scheduler, timesteps)
     weight = (noise_shift**2 * snr).clamp(max=min_snr_gamma) / (snr + 1)
-    return weight * (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+    return weight.clamp(min=least_weight) * (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))

@@ -52,6 +52,7 @@ class LDMOptions:
         weight_decay: of AdamW.
         label_dropout: share of items trained without their class, for classifier-free guidance.
         min_snr_gamma: see ``diffusion_loss``.
+        least_loss_weight: see ``diffusion_loss``.
         noise_shift: see ``noise_schedule``; None: as the latent grid asks for.
         ema_decay: of the averaged weights.
         max_grad_norm: gradients are clipped to it.
@@ -67,6 +68,7 @@ class LDMOptions:
     weight_decay: float = 0.01
     label_dropout: float = 0.1
     min_snr_gamma: float = 5.0
+    least_loss_weight: float = 0.1
     noise_shift: float | None = None
     ema_decay: float = 0.999
     max_grad_norm: float = 1.0
@@ -212,6 +214,7 @@ class LDMTask(SavedParts):
                 self.options.min_snr_gamma,
                 self._doppler_planes,
                 self.noise_shift,
+                self.options.least_loss_weight,
             )
 
     @torch.no_grad()

@@ -185,6 +185,7 @@ STAGE_2 = [
     "--dropout 1",
     "--label_dropout 2",
     "--min_snr_gamma 0",
+    "--least_loss_weight -1",
     "--weight_decay -1",
     "--guidance_scale -1",
 ]

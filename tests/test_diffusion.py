@@ -144,6 +144,27 @@ def test_loss_of_a_known_prediction_is_the_min_snr_weighted_distance_to_v():
     np.testing.assert_allclose(loss.numpy(), expected, rtol=5e-3, atol=1e-8)
 
 
+def test_where_nothing_but_noise_is_left_the_mean_is_learned_if_it_has_a_weight():
+    # All that can be said of latents in pure noise is their mean: a network that says one value for each timestep.
+    schedule, generator = noise_schedule(), torch.Generator().manual_seed(0)
+    latents = 0.7 + 0.5 * torch.randn(64, 1, 4, 4, generator=generator)
+    timesteps, labels = torch.full((64,), 995), torch.zeros(64)
+    found = []
+    for least in (0.0, 0.1):
+        said = torch.zeros((), requires_grad=True)
+        optimizer = torch.optim.SGD([said], lr=1.0)
+        for _ in range(60):
+            noise = torch.randn(latents.shape, generator=generator)
+            network = lambda noisy, *_, said=said, **__: SimpleNamespace(sample=said.expand(noisy.shape))  # noqa: E731
+            loss = diffusion_loss(network, schedule, latents, labels, timesteps, noise, 5.0, least_weight=least).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        found.append(-said.item())  # v is minus the latents there
+    assert found[0] == pytest.approx(0.0, abs=0.05)
+    assert found[1] == pytest.approx(0.7, abs=0.05)
+
+
 def test_a_shifted_schedule_has_noise_as_many_times_as_strong_at_every_timestep():
     plain, shifted = noise_schedule(), noise_schedule(4.0)
     kept, less = plain.alphas_cumprod.double(), shifted.alphas_cumprod.double()

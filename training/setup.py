@@ -33,7 +33,8 @@ MAY_CHANGE = {
     "gradient_checkpointing",
     "compile",
 }
-BEFORE_FLAGS = {"no_doppler_planes": True, "noise_shift": 1.0}  # of runs before the flag; they go on if it is given
+# Of runs from before the flag was there; they go on if it is given.
+BEFORE_FLAGS = {"no_doppler_planes": True, "noise_shift": 1.0, "least_loss_weight": 0.0}
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str) -> None:
