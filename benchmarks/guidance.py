@@ -27,7 +27,7 @@ from evaluation.fidelity import fidelity, mean_of, same_mixture
 from evaluation.images import ImageSet, from_folder, halves
 from evaluation.novelty import novelty, points_of_images, refuse_leak
 from evaluation.physics import physics
-from evaluation.verdict import right_per_class
+from evaluation.verdict import mean_right
 from ldm.checkpoint_file import load_ldm
 from radar.metadata import RadarMetadata
 from training.arguments import existing_dir, existing_file, positive_int, run_script
@@ -67,8 +67,7 @@ class Judges:
     def right(self, images: ImageSet) -> float:
         """Share of images whose label the network of all real images gives them, mean over the classes there."""
         matrix = confusion(images.labels, predict(self.of_all, images.images, CPU), len(self.contract.classes))
-        shares = [share for share in right_per_class(matrix) if share is not None]
-        return sum(shares) / len(shares)
+        return mean_right(matrix, matrix)
 
     def rows(self, drawn: ImageSet) -> tuple[list[str], list[str]]:
         """Cells of ``drawn``, and of the held-out images as its floor."""

@@ -23,7 +23,7 @@ from evaluation.measuring import Measuring
 from evaluation.memory import FigureMemory
 from evaluation.novelty import Nearest, marks_of, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
-from evaluation.verdict import headline, right_per_class
+from evaluation.verdict import headline, mean_right, right_per_class
 from training.files import save_json
 
 
@@ -60,8 +60,8 @@ def assess(sets: Sets, study: Study, folder: Path, inception: Inception | None =
         "by_images_per_class": {"all" if k is None else str(k): study.table(k) for k in study.ks},
         "by_volume": {f"{volume:g}": study.table(None, volume) for volume in study.volumes},
         "agreement": {
-            "synthetic": _right(agreement, on_held_out),
-            "held_out": _right(on_held_out, agreement),
+            "synthetic": mean_right(agreement, on_held_out),
+            "held_out": mean_right(on_held_out, agreement),
             "synthetic_per_class": right_per_class(agreement),
             "held_out_per_class": right_per_class(on_held_out),
         },
@@ -181,17 +181,6 @@ def _fidelity(
     ]
     overall = mean_of([fidelity(*parts, measuring.compare) for parts in mixed])
     return overall | {"per_class": per_class}
-
-
-def _right(matrix: Tensor, other: Tensor) -> float:
-    """Share of images labelled right, mean over the classes that both confusion matrices (K, K) have images of.
-
-    Over images it would be another share for another mixture of classes: samples come in equal numbers, real images
-    seldom do. nan where no class is in both.
-    """
-    shares = zip(right_per_class(matrix), right_per_class(other), strict=True)
-    both = [share for share, there in shares if share is not None and there is not None]
-    return sum(both) / len(both) if both else float("nan")
 
 
 def _test_noise(table: dict[str, dict], held_out: int) -> str:

@@ -45,6 +45,17 @@ def right_per_class(matrix: Tensor) -> list[float | None]:
     return [right / total if total else None for right, total in pairs]
 
 
+def mean_right(matrix: Tensor, other: Tensor) -> float:
+    """Share of images labelled right, mean over the classes that both confusion matrices (K, K) have images of.
+
+    Over images it would be another share for another mixture of classes: samples come in equal numbers, real images
+    seldom do. nan where no class is in both.
+    """
+    shares = zip(right_per_class(matrix), right_per_class(other), strict=True)
+    both = [share for share, there in shares if share is not None and there is not None]
+    return sum(both) / len(both) if both else float("nan")
+
+
 SAID = {  # of an arm: what helps in it, whether that is one thing, and what changes the accuracy
     "real + synthetic + classical": ("the synthetic images", False, "adding the synthetic images"),
     "pretrained, real + classical": ("pretraining alone", True, "pretraining alone"),

@@ -13,11 +13,11 @@ from scipy import stats
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from errors import UserError
-from evaluation import assessment
 from evaluation.classifier import batches_of, features, predict, train_classifier
 from evaluation.fidelity import fidelity, frechet_distance, kernel_distance, neighbourhoods, same_mixture
 from evaluation.images import halves
 from evaluation.inception import Inception
+from evaluation.verdict import mean_right
 from spectrograms.spectra import spectra_difference_db
 
 
@@ -118,8 +118,8 @@ def test_equal_mixtures_leave_out_a_class_that_one_part_lacks():
 def test_labels_right_are_told_class_by_class_not_by_the_mixture():
     # A classifier that knows the first class alone, before a set of mostly that class and one of both alike.
     walk_heavy, balanced = torch.tensor([[90, 0], [10, 0]]), torch.tensor([[50, 0], [50, 0]])
-    assert assessment._right(walk_heavy, balanced) == assessment._right(balanced, walk_heavy) == 0.5
-    assert assessment._right(walk_heavy, torch.tensor([[5, 0], [0, 0]])) == 1.0, "one class in common"
+    assert mean_right(walk_heavy, balanced) == mean_right(balanced, walk_heavy) == 0.5
+    assert mean_right(walk_heavy, torch.tensor([[5, 0], [0, 0]])) == 1.0, "one class in common"
 
 
 def test_neighbourhoods_by_hand():
