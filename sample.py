@@ -34,7 +34,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples_per_class", type=positive_int, default=100, help="images of each class")
     parser.add_argument("--classes", nargs="+", default=None, metavar="NAME", help="classes to draw (default: every)")
     parser.add_argument(
-        "--guidance_scale", type=weight, default=1.5, help="1: as learned; more: clearer classes, less variety"
+        "--guidance_scale", type=weight, default=1.0, help="1: as learned; more: clearer classes, less variety"
     )
     parser.add_argument(
         "--guidance_interval",

@@ -83,7 +83,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument("--ema_decay", type=real(0, 0.99999), default=0.999, help="of the averaged weights")
     group.add_argument("--max_grad_norm", type=positive_real, default=1.0, help="gradients are clipped to this norm")
-    group.add_argument("--guidance_scale", type=weight, default=1.5, help="of the pictures drawn while training")
+    group.add_argument("--guidance_scale", type=weight, default=1.0, help="of the pictures drawn while training")
     args = parser.parse_args(argv)
     check_data_arguments(parser, args)
     settle_groups(parser, args, "--unet_channels", args.unet_channels)

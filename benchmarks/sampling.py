@@ -113,7 +113,7 @@ def compare() -> int:
     parser.add_argument("--real", type=existing_dir, required=True, help="real images that it has not seen")
     parser.add_argument("--samples_per_class", type=positive_int, default=50, help="of a way and a seed (default: 50)")
     parser.add_argument("--seeds", type=positive_int, default=3, help="sets of samples of every way (default: 3)")
-    parser.add_argument("--guidance_scale", type=real(0), default=1.5, help="(default: 1.5)")
+    parser.add_argument("--guidance_scale", type=real(0), default=1.0, help="(default: 1)")
     parser.add_argument("--batch_size", type=positive_int, default=50, help="images at once (default: 50)")
     parser.add_argument("--steps", type=positive_int, default=400, help="of every classifier (default: 400)")
     parser.add_argument("--rounds", type=positive_int, default=15, help="of guidance's timing (default: 15)")

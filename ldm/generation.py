@@ -45,7 +45,7 @@ class SamplingOptions:
 
     sampler: str = "dpm++"
     num_inference_steps: int = 20
-    guidance_scale: float = 1.5
+    guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     seed: int = 0
     output_size: str = "native"

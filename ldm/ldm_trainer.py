@@ -72,7 +72,7 @@ class LDMOptions:
     noise_shift: float | None = None
     ema_decay: float = 0.999
     max_grad_norm: float = 1.0
-    guidance_scale: float = 1.5
+    guidance_scale: float = 1.0
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: bool = False
     compile: bool = False

@@ -108,7 +108,7 @@ from ldm.pipeline import SpectrogramPipeline
 
 pipe = SpectrogramPipeline.from_pretrained({name!r}, use_safetensors=True)
 generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
-images = pipe([{contract.classes[0]!r}] * 4, guidance_scale=1.5, num_inference_steps=20, generator=generators).images
+images = pipe([{contract.classes[0]!r}] * 4, num_inference_steps=20, generator=generators).images
 for number, image in enumerate(images):
     image.save(f"sample_{{number}}.{ending}")
 ```

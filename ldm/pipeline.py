@@ -147,7 +147,7 @@ class SpectrogramPipeline(DiffusionPipeline):
     def __call__(
         self,
         class_labels: str | int | Sequence[str | int] | Tensor,
-        guidance_scale: float = 1.5,
+        guidance_scale: float = 1.0,
         num_inference_steps: int = 20,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),

@@ -71,7 +71,7 @@ def test_manifest_tells_how_each_image_was_made(sampled, trained):
     assert sorted(entry["file_name"] for entry in entries) == sorted(files(sampled))
     for entry in entries:
         assert entry["class"] == entry["file_name"].split("/")[0]
-        assert (entry["seed"], entry["guidance_scale"], entry["sampler"]) == (0, 1.5, "dpm++")
+        assert (entry["seed"], entry["guidance_scale"], entry["sampler"]) == (0, 1.0, "dpm++")
         assert entry["num_inference_steps"] == 3
         assert entry["checkpoint_sha256"] == hashlib.sha256(trained.ldm.read_bytes()).hexdigest()
 

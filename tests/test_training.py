@@ -233,6 +233,16 @@ def test_other_settings_are_refused_by_name_and_restart_begins_again(trained, tm
     assert not (folder / "wandb_id.txt").exists()
 
 
+def test_guidance_of_the_pictures_may_change_when_a_run_goes_on(trained, tmp_path):
+    folder = tmp_path / "run"
+    run_ldm(trained.data, trained.vqgan, folder, "--epochs", "2", "--lr_schedule", "constant")
+    run_ldm(trained.data, trained.vqgan, folder, "--epochs", "3", "--lr_schedule", "constant", "--guidance_scale", "2")
+    run_ldm(trained.data, trained.vqgan, tmp_path / "whole", "--epochs", "3", "--lr_schedule", "constant")
+    assert metrics(folder)[-1] == metrics(tmp_path / "whole")[-1]
+    pictures = [(run / "pictures" / "samples_0003.png").read_bytes() for run in (folder, tmp_path / "whole")]
+    assert pictures[0] != pictures[1]
+
+
 @pytest.mark.parametrize("stage", ["vqgan", "ldm"])
 @pytest.mark.parametrize("more", [(), ("--restart",)])
 def test_a_folder_of_the_other_stage_is_refused_and_left_alone(trained, tmp_path, stage, more):

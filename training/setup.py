@@ -29,6 +29,7 @@ MAY_CHANGE = {
     "dry_run",
     "output_dir",
     "device",
+    "guidance_scale",
     "gradient_accumulation_steps",
     "gradient_checkpointing",
     "compile",
