@@ -82,6 +82,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--latent_noise", type=weight, default=0.0, help="most noise on what is decoded in training")
     group.add_argument("--latent_scaling", type=fraction, default=0.0, help="share of the steps at another scale")
     group.add_argument("--codebook_start", type=real(0, 0.9), default=0.03, help="fraction of the run without codes")
+    group.add_argument(
+        "--codebook_idle", type=real(0, 0.9), default=0.4, help="under this part of an even share codes move"
+    )
     group.add_argument("--disc_start", type=fraction, default=0.3, help="fraction of the run before the critic")
     group.add_argument("--disc_ramp", type=fraction, default=0.1, help="fraction over which its weight then rises")
     group.add_argument("--ema_decay", type=real(0, 0.99999), default=0.999, help="of the averaged weights")

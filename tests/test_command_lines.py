@@ -166,6 +166,7 @@ STAGE_1 = [
     "--disc_start 1.1",
     "--disc_ramp -1",
     "--codebook_start 1",
+    "--codebook_idle 1",
     "--reconstruction_loss_weight -1",
     "--perceptual_loss_weight nan",
     "--g_loss_adv_weight -0.1",

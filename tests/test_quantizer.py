@@ -134,18 +134,58 @@ def test_a_code_that_wins_nothing_keeps_its_place():
     torch.testing.assert_close(quantizer.live_embedding[0], torch.zeros(3), atol=1e-5, rtol=0)
 
 
-def test_restart_moves_dead_codes_only_and_onto_the_vectors():
+def test_restart_moves_idle_codes_only_and_onto_the_vectors():
     vectors = torch.randn(100, 3, generator=seeded())
     quantizer = started(vectors, live=8)
     quantizer.won_count[:8] = torch.tensor([5.0, 5, 0, 5, 0.01, 5, 5, 5])
     before = quantizer.live_embedding.clone()
     fresh = 10 + torch.randn(50, 3, generator=seeded(3))
-    assert quantizer.restart_dead(fresh, seeded(4)) == 2
+    assert quantizer.restart_idle(fresh, seeded(4), 0.4) == 2
     after = quantizer.live_embedding
     alive = [0, 1, 3, 5, 6, 7]
     assert torch.equal(after[alive], before[alive])
     assert (after[[2, 4], None] == fresh).all(-1).any(-1).all()
-    assert quantizer.restart_dead(fresh, seeded(5)) == 0, "a code that was just restarted must get its chance"
+    assert quantizer.restart_idle(fresh, seeded(5), 0.4) == 0, "a code that was just restarted must get its chance"
+
+
+def test_one_code_that_wins_nearly_all_makes_no_other_idle():
+    quantizer = started(torch.randn(100, 3, generator=seeded()), live=8)
+    quantizer.won_count[:8] = torch.tensor(
+        [100.0, 1, 1, 1, 1, 1, 1, 0.1]
+    )  # on average 13, but for seven codes hardly 1
+    before = quantizer.live_embedding.clone()
+    assert quantizer.restart_idle(10 + torch.randn(50, 3, generator=seeded(3)), seeded(4), 0.2) == 1
+    assert (quantizer.live_embedding != before).any(1).tolist() == [False] * 7 + [True]
+
+
+def error_and_evenness(
+    learned: torch.Tensor, judged: torch.Tensor, live: int, idle: float, placed_on: torch.Tensor | None = None
+) -> tuple[float, float]:
+    """Codes learn ``learned``; the mean squared error of ``judged`` and the perplexity there as a part of all codes."""
+    quantizer, generator = started(learned if placed_on is None else placed_on, live, codes=live), seeded(1)
+    for step in range(300):
+        batch = learned[torch.randint(len(learned), (2000,), generator=generator)]
+        quantizer.follow(batch, nearest_code(batch, quantizer.live_embedding))
+        if step % 10 == 0 and step < 240:
+            quantizer.restart_idle(batch, generator, idle)
+    won = nearest_code(judged, quantizer.live_embedding)
+    error = float((judged - quantizer.live_embedding[won]).square().mean())
+    return error, perplexity(torch.bincount(won, minlength=live)) / live
+
+
+def test_moving_idle_codes_follows_an_encoder_that_learned_on():
+    first, later, new = (torch.randn(20_000, 4, generator=seeded(seed)) for seed in (2, 3, 4))
+    for vectors in (later, new):  # by now most latents lie in one place
+        vectors[:15_000] = 2 + 0.5 * vectors[:15_000]
+    seldom, often = (error_and_evenness(later, new, 256, idle, placed_on=first) for idle in (0.1, 0.4))
+    assert often[0] < 0.9 * seldom[0] and often[1] > 2 * seldom[1]
+
+
+def test_codes_find_what_an_empty_background_hides():
+    rest = torch.randn(4000, 4, generator=seeded(2))
+    most_alike = torch.cat([rest, torch.full((16_000, 4), 3.0)])
+    left_alone, moved = (error_and_evenness(most_alike, rest, 64, idle)[0] for idle in (0.0, 0.4))
+    assert moved < 0.75 * left_alone
 
 
 def test_keep_only_looks_up_the_kept_codes_as_before():

@@ -35,7 +35,7 @@ MAY_CHANGE = {
     "compile",
 }
 # Of runs from before the flag was there; they go on if it is given.
-BEFORE_FLAGS = {"no_doppler_planes": True, "noise_shift": 1.0, "least_loss_weight": 0.0}
+BEFORE_FLAGS = {"no_doppler_planes": True, "noise_shift": 1.0, "least_loss_weight": 0.0, "codebook_idle": 0.1}
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str) -> None:

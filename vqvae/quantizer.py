@@ -164,15 +164,17 @@ class SpectrogramQuantizer(VectorQuantizer):
         )
 
     @torch.no_grad()
-    def restart_dead(self, vectors: Tensor, generator: torch.Generator, below: float = 0.1) -> int:
-        """Move codes that win under ``below`` times their even share onto random ``vectors``; return how many.
+    def restart_idle(self, vectors: Tensor, generator: torch.Generator, below: float) -> int:
+        """Move codes that win under ``below`` times an even share onto random ``vectors``; return how many.
 
-        ``vectors`` are this process's share; every process draws the same ones from the shares of all.
+        So codes leave where vectors are rare for where they are many. ``vectors`` are this process's share; every
+        process draws the same ones from the shares of all.
         """
         live = int(self.live)
         count = self.won_count[:live]
-        dead = count < below * count.mean()
-        number = int(dead.sum())
+        # Cut, because one code that wins all of an empty background would make every other one look idle.
+        idle = count < below * count.clamp(max=2 * count.mean()).mean()
+        number = int(idle.sum())
         if number == 0:
             return 0
         picks = torch.randint(len(vectors) * processes.number(), (number,), generator=generator).to(vectors.device)
@@ -181,10 +183,10 @@ class SpectrogramQuantizer(VectorQuantizer):
         fresh = torch.zeros(number, vectors.shape[1], device=vectors.device)
         fresh[mine] = vectors.float()[picks[mine]]
         fresh = processes.total(fresh)
-        self.embedding.weight[:live][dead] = fresh
+        self.embedding.weight[:live][idle] = fresh
         mean = count.mean()
-        self.won_count[:live][dead] = mean
-        self.won_sum[:live][dead] = fresh * mean
+        self.won_count[:live][idle] = mean
+        self.won_sum[:live][idle] = fresh * mean
         return number
 
     @torch.no_grad()

@@ -55,6 +55,7 @@ class VQGANOptions:
         latent_scaling: share of the steps in which latents and images are shrunk alike before they are decoded and
             compared (Kouzelis et al. 2025, without their rotations, which no radar measures).
         codebook_start: fraction of the run before the first code is placed; until then latents pass unquantised.
+        codebook_idle: codes that win less than this part of an even share are moved, see ``restart_idle``.
         disc_start: fraction of the run at which the critic begins to learn.
         disc_ramp: fraction of the run over which its weight then rises from zero.
         ema_decay: of the averaged weights.
@@ -79,6 +80,7 @@ class VQGANOptions:
     latent_noise: float = 0.0
     latent_scaling: float = 0.0
     codebook_start: float = 0.03
+    codebook_idle: float = 0.4
     disc_start: float = 0.3
     disc_ramp: float = 0.1
     ema_decay: float = 0.999
@@ -88,7 +90,7 @@ class VQGANOptions:
     compile: bool = False
 
 
-RESTART_EVERY = 10  # steps between looks for dead codes
+RESTART_EVERY = 10  # steps between looks for idle codes
 RARE = 0.1  # of an even share of the training latents: a code that serves fewer was hardly learned, and is dropped
 SHOWN = 8  # held-out images in a picture
 MOST_ENCODED, ENCODED_PIXELS = 128, 2**19  # held-out images behind the pictures of latents
@@ -216,7 +218,8 @@ class VQGANTask(SavedParts):
             vectors = latents.permute(0, 2, 3, 1).reshape(-1, quantizer.vq_embed_dim)
             quantizer.follow(vectors, torch.cat([output.indices for output in outputs]).flatten())
             if step % RESTART_EVERY == 0 and step < SETTLE * self.total_steps:
-                logged["codes_restarted"] = torch.tensor(float(quantizer.restart_dead(vectors, generator)))
+                moved = quantizer.restart_idle(vectors, generator, self.options.codebook_idle)
+                logged["codes_restarted"] = torch.tensor(float(moved))
         self.average.step(self.raw_model.parameters())
         logged["gradient_norm"] = norm
         if step >= self.critic_start:
