@@ -56,6 +56,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--layers_per_block", type=integer(1, 8), default=2, help="residual blocks per level")
     add_groups_argument(group)
     group.add_argument("--no_mid_attention", action="store_true", help="leave out the attention in the middle")
+    group.add_argument(
+        "--padding_mode", choices=("replicate", "zeros"), default="replicate", help="beyond the images' edges"
+    )
     group.add_argument("--disc_channels", type=integer(4), default=64, help="width of the critic's first layer")
     group.add_argument("--disc_layers", type=integer(1, 6), default=3, help="strided layers of the critic")
 
@@ -172,6 +175,7 @@ def train(args: argparse.Namespace) -> int:
         layers_per_block=args.layers_per_block,
         norm_num_groups=args.norm_num_groups,
         mid_block_add_attention=not args.no_mid_attention,
+        padding_mode=args.padding_mode,
     )
     if args.init_from is not None:
         learned = load_vqgan(args.init_from)[0].state_dict()  # its codes belong to the data it was trained on

@@ -35,7 +35,13 @@ MAY_CHANGE = {
     "compile",
 }
 # Of runs from before the flag was there; they go on if it is given.
-BEFORE_FLAGS = {"no_doppler_planes": True, "noise_shift": 1.0, "least_loss_weight": 0.0, "codebook_idle": 0.1}
+BEFORE_FLAGS = {
+    "no_doppler_planes": True,
+    "noise_shift": 1.0,
+    "least_loss_weight": 0.0,
+    "codebook_idle": 0.1,
+    "padding_mode": "zeros",
+}
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, folder: str, project: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.downsampling import Downsample2D
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
@@ -29,6 +30,21 @@ class VQGANOutput:
     indices: Tensor
 
 
+def repeat_edges(network: nn.Module) -> None:
+    """Make convolutions find the outermost values repeated beyond the edge, where they would find zeros.
+
+    What stands still goes on before and after a window; beyond zeros, its line ends a few columns early.
+    """
+    for module in network.modules():
+        if isinstance(module, Downsample2D) and module.padding == 0:  # itself it adds zeros on the right and below
+            old = module.conv
+            module.conv = nn.Conv2d(old.in_channels, old.out_channels, old.kernel_size, old.stride, padding=1)
+            module.padding = 1
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.padding != (0, 0):
+            module.padding_mode = "replicate"
+
+
 class CustomVQGAN(ModelMixin, ConfigMixin):
     """Vector-quantised autoencoder (Esser et al. 2021) for images in [-1, 1].
 
@@ -43,6 +59,8 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
         norm_num_groups: groups of the group norms; with one channel in each, images come out nearly equally bright.
         mid_block_add_attention: one attention head over all (h, w) positions in the middle of both halves.
         commitment_beta: weight of the commitment term inside the quantiser.
+        padding_mode: what convolutions find beyond the edge, ``"replicate"`` or, as before it could be chosen,
+            ``"zeros"``.
     """
 
     _supports_gradient_checkpointing = True
@@ -59,6 +77,7 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
         norm_num_groups: int = 16,
         mid_block_add_attention: bool = True,
         commitment_beta: float = 0.25,
+        padding_mode: str = "zeros",
     ) -> None:
         super().__init__()
         levels = len(block_out_channels)
@@ -85,6 +104,9 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
             up_block_types=("UpDecoderBlock2D",) * levels,
             **common,
         )
+        if padding_mode == "replicate":
+            repeat_edges(self.encoder)
+            repeat_edges(self.decoder)
 
     @property
     def factor(self) -> int:
