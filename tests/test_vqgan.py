@@ -54,6 +54,23 @@ def test_shapes_follow_from_the_factor_for_images_that_are_not_square(channels, 
     assert model.decode(output.latents).shape == images.shape
 
 
+@pytest.mark.parametrize("padding_mode", ["replicate", "zeros"])
+def test_what_stands_still_goes_on_to_the_edge_unless_zeros_are_beyond_it(padding_mode):
+    model = small_model(widths=(16, 32, 32), padding_mode=padding_mode)
+    still = (2 * torch.rand(2, 1, 32, 1, generator=torch.Generator().manual_seed(0)) - 1).expand(-1, -1, -1, 48)
+    with torch.no_grad():
+        latents = model.encode(still)
+        image = model.decode(latents, quantise=False)
+    for columns in (latents, image):
+        alike = (columns - columns[..., :1]).abs().amax() < 1e-3 * columns.std()
+        assert alike == (padding_mode == "replicate")
+
+
+def test_a_model_from_before_the_padding_could_be_chosen_has_zeros():
+    kept = {name: value for name, value in small_model().config.items() if name != "padding_mode"}
+    assert CustomVQGAN.from_config(kept).config.padding_mode == "zeros"
+
+
 def test_encoder_emits_one_vector_and_no_variance():
     model = small_model()
     assert model.encoder.conv_out.out_channels == 4
