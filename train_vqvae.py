@@ -57,7 +57,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_groups_argument(group)
     group.add_argument("--no_mid_attention", action="store_true", help="leave out the attention in the middle")
     group.add_argument(
-        "--padding_mode", choices=("replicate", "zeros"), default="replicate", help="beyond the images' edges"
+        "--padding_mode", choices=("time", "replicate", "zeros"), default="time", help="beyond the images' edges"
     )
     group.add_argument("--disc_channels", type=integer(4), default=64, help="width of the critic's first layer")
     group.add_argument("--disc_layers", type=integer(1, 6), default=3, help="strided layers of the critic")

@@ -54,7 +54,7 @@ def test_shapes_follow_from_the_factor_for_images_that_are_not_square(channels, 
     assert model.decode(output.latents).shape == images.shape
 
 
-@pytest.mark.parametrize("padding_mode", ["replicate", "zeros"])
+@pytest.mark.parametrize("padding_mode", ["time", "replicate", "zeros"])
 def test_what_stands_still_goes_on_to_the_edge_unless_zeros_are_beyond_it(padding_mode):
     model = small_model(widths=(16, 32, 32), padding_mode=padding_mode)
     still = (2 * torch.rand(2, 1, 32, 1, generator=torch.Generator().manual_seed(0)) - 1).expand(-1, -1, -1, 48)
@@ -63,7 +63,16 @@ def test_what_stands_still_goes_on_to_the_edge_unless_zeros_are_beyond_it(paddin
         image = model.decode(latents, quantise=False)
     for columns in (latents, image):
         alike = (columns - columns[..., :1]).abs().amax() < 1e-3 * columns.std()
-        assert alike == (padding_mode == "replicate")
+        assert alike == (padding_mode != "zeros")
+
+
+@pytest.mark.parametrize("padding_mode", ["time", "replicate"])
+def test_rows_know_where_doppler_ends_unless_the_outermost_are_repeated(padding_mode):
+    model = small_model(widths=(16, 32, 32), padding_mode=padding_mode)
+    with torch.no_grad():
+        image = model.decode(model.encode(torch.full((1, 1, 48, 32), 0.5)), quantise=False)
+    alike = (image - image[:, :, :1]).abs().amax() < 1e-4
+    assert alike == (padding_mode == "replicate")
 
 
 def test_a_model_from_before_the_padding_could_be_chosen_has_zeros():

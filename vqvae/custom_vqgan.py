@@ -30,19 +30,34 @@ class VQGANOutput:
     indices: Tensor
 
 
-def repeat_edges(network: nn.Module) -> None:
-    """Make convolutions find the outermost values repeated beyond the edge, where they would find zeros.
+class GoingOn(nn.Conv2d):
+    """A convolution that finds the outermost columns repeated beyond them, and the outermost rows or, there, zeros."""
 
-    What stands still goes on before and after a window; beyond zeros, its line ends a few columns early.
+    def __init__(self, conv: nn.Conv2d, rows_too: bool) -> None:
+        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
+        self.load_state_dict(conv.state_dict())
+        self.rows_too = rows_too
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W'), as wide and as high as with zeros all around."""
+        above, beside = self.padding
+        rows = above if self.rows_too else 0
+        maps = nn.functional.pad(maps, (beside, beside, rows, rows), mode="replicate")
+        return nn.functional.conv2d(maps, self.weight, self.bias, self.stride, (above - rows, 0))
+
+
+def go_on_beyond_edges(network: nn.Module, rows_too: bool) -> None:
+    """Make the convolutions of ``network`` find the outermost columns repeated beyond the edge, in place of zeros.
+
+    What stands still goes on before and after a window; beside zeros its line ends a few columns early. Doppler does
+    end: zeros above and below tell the network how far from there it is, which it cannot know otherwise.
     """
-    for module in network.modules():
+    for module in list(network.modules()):
         if isinstance(module, Downsample2D) and module.padding == 0:  # itself it adds zeros on the right and below
-            old = module.conv
-            module.conv = nn.Conv2d(old.in_channels, old.out_channels, old.kernel_size, old.stride, padding=1)
-            module.padding = 1
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.padding != (0, 0):
-            module.padding_mode = "replicate"
+            module.conv.padding, module.padding = (1, 1), 1
+        for name, conv in module.named_children():
+            if isinstance(conv, nn.Conv2d) and conv.padding != (0, 0):
+                setattr(module, name, GoingOn(conv, rows_too))
 
 
 class CustomVQGAN(ModelMixin, ConfigMixin):
@@ -59,8 +74,8 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
         norm_num_groups: groups of the group norms; with one channel in each, images come out nearly equally bright.
         mid_block_add_attention: one attention head over all (h, w) positions in the middle of both halves.
         commitment_beta: weight of the commitment term inside the quantiser.
-        padding_mode: what convolutions find beyond the edge, ``"replicate"`` or, as before it could be chosen,
-            ``"zeros"``.
+        padding_mode: what convolutions find beyond the edge: the outermost columns, and zeros above and below
+            (``"time"``), the outermost columns and rows (``"replicate"``) or, as in older models, ``"zeros"``.
     """
 
     _supports_gradient_checkpointing = True
@@ -104,9 +119,9 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
             up_block_types=("UpDecoderBlock2D",) * levels,
             **common,
         )
-        if padding_mode == "replicate":
-            repeat_edges(self.encoder)
-            repeat_edges(self.decoder)
+        if padding_mode != "zeros":
+            for half in (self.encoder, self.decoder):
+                go_on_beyond_edges(half, rows_too=padding_mode == "replicate")
 
     @property
     def factor(self) -> int:
