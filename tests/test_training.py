@@ -233,6 +233,12 @@ def test_other_settings_are_refused_by_name_and_restart_begins_again(trained, tm
     assert not (folder / "wandb_id.txt").exists()
 
 
+def test_moved_codes_are_logged_though_few_steps_are(trained, tmp_path):
+    run_vqgan(trained.data, tmp_path, "--epochs", "5", "--logging_steps", "10")
+    logged = {entry["step"]: entry for entry in metrics(tmp_path) if "train/l1" in entry}
+    assert "train/codes_restarted" in logged[10]
+
+
 def test_guidance_of_the_pictures_may_change_when_a_run_goes_on(trained, tmp_path):
     folder = tmp_path / "run"
     run_ldm(trained.data, trained.vqgan, folder, "--epochs", "2", "--lr_schedule", "constant")

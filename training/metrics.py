@@ -35,7 +35,7 @@ MEANINGS = {
     "train/gradient_penalty": Meaning("", "lower", "squared deviation of the critic's slope from 1"),
     "train/gradient_norm": Meaning("", "", "of the model, before clipping"),
     "train/critic_gradient_norm": Meaning("", "", "of the critic, before clipping"),
-    "train/codes_restarted": Meaning("codes", "lower", "unused codes that were moved onto data"),
+    "train/codes_restarted": Meaning("codes", "lower", "codes that won too little and were moved to where latents are"),
     "train/lr": Meaning("", "", "learning rate"),
     "train/fp16_scale": Meaning("", "", "factor by which fp16 gradients are enlarged; falls where they overflow"),
     "train/skipped_steps": Meaning("steps", "lower", "steps left out for a loss or gradient that was no number"),

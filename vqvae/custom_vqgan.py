@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from vqvae.disturbance import Disturbance
 from vqvae.quantizer import SpectrogramQuantizer
 
+PADDING_MODES = ("time", "replicate", "zeros")
+
 
 @dataclass
 class VQGANOutput:
@@ -119,6 +121,8 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
             up_block_types=("UpDecoderBlock2D",) * levels,
             **common,
         )
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"unknown padding_mode {padding_mode!r}; known are {', '.join(PADDING_MODES)}")
         if padding_mode != "zeros":
             for half in (self.encoder, self.decoder):
                 go_on_beyond_edges(half, rows_too=padding_mode == "replicate")

@@ -90,7 +90,7 @@ class VQGANOptions:
     compile: bool = False
 
 
-RESTART_EVERY = 10  # steps between looks for idle codes
+RESTART_EVERY = 10  # steps between looks for idle codes, on steps that are logged by default
 RARE = 0.1  # of an even share of the training latents: a code that serves fewer was hardly learned, and is dropped
 SHOWN = 8  # held-out images in a picture
 MOST_ENCODED, ENCODED_PIXELS = 128, 2**19  # held-out images behind the pictures of latents
@@ -217,7 +217,7 @@ class VQGANTask(SavedParts):
             latents = torch.cat([output.latents.detach() for output in outputs])
             vectors = latents.permute(0, 2, 3, 1).reshape(-1, quantizer.vq_embed_dim)
             quantizer.follow(vectors, torch.cat([output.indices for output in outputs]).flatten())
-            if step % RESTART_EVERY == 0 and step < SETTLE * self.total_steps:
+            if (step + 1) % RESTART_EVERY == 0 and step < SETTLE * self.total_steps:
                 moved = quantizer.restart_idle(vectors, generator, self.options.codebook_idle)
                 logged["codes_restarted"] = torch.tensor(float(moved))
         self.average.step(self.raw_model.parameters())
