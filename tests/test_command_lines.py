@@ -355,7 +355,8 @@ def test_no_flag_of_the_training_scripts_is_dead(trained, tmp_path, monkeypatch)
         "vqvae.losses.load_lpips", lambda *_: torch.nn.PairwiseDistance()
     )  # any distance; the real one is tested apart
     read = record_options(monkeypatch, VQGANOptions, LDMOptions, LoopOptions)
-    more = ("--use_wandb", "--epochs", "2", "--perceptual_loss_weight", "1", "--spectral_loss_weight", "1")
+    # Long enough that idle codes are looked for.
+    more = ("--use_wandb", "--epochs", "5", "--perceptual_loss_weight", "1", "--spectral_loss_weight", "1")
     flags = [*vqgan_flags(trained.data, tmp_path / "one", *more), "--disc_start", "0"]
     monkeypatch.setattr(train_vqvae, "LEAST_LPIPS_SIDE", {"vgg": 0})
     args = Recording(train_vqvae.parse(flags))
