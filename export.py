@@ -12,6 +12,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; impossible values end here with one line and code 2."""
     parser = Parser(__doc__)
     parser.add_argument("--ldm_path", type=existing_file, required=True, help="stage 2's checkpoint; it is enough")
+    parser.add_argument(
+        "--guide_path", type=existing_file, default=None, help="an earlier checkpoint to guide with, written beside it"
+    )
     parser.add_argument("--output_dir", type=output_dir, default=Path("exported"), help="new folder for the model")
     parser.add_argument("--report", type=existing_file, default=None, help="evaluate.py's report.json, for the card")
     parser.add_argument(
@@ -27,15 +30,17 @@ def export(args: argparse.Namespace) -> int:
     from ldm.model_card import model_card, read_report
     from training.checkpoint import digest, understood
 
-    checkpoint_digest = digest(args.ldm_path)
-    there = check_place(args.output_dir, checkpoint_digest)
-    pipeline, payload = load_ldm(args.ldm_path)
+    digests = {"checkpoint_sha256": digest(args.ldm_path)}
+    if args.guide_path:
+        digests["guide_sha256"] = digest(args.guide_path)
+    there = check_place(args.output_dir, digests)
+    pipeline, payload = load_ldm(args.ldm_path, guide_path=args.guide_path)
     report = read_report(args.report, payload["contract"]) if args.report else None
     with understood(args.ldm_path, "stage 2"):
         card = model_card(pipeline, payload, args.output_dir.resolve().name, args.license, report)
     place = args.output_dir.resolve()  # of "." the name is needed, and the folder beside it
     # The folder that a shell stands in is filled: were it replaced, the shell would stand nowhere.
-    write_export(pipeline, card, payload["epoch"], checkpoint_digest, place, there or place == Path.cwd())
+    write_export(pipeline, card, payload["epoch"], digests, place, there or place == Path.cwd())
     print(f"{'written anew' if there else 'written'}: {args.output_dir}; read {args.output_dir / CARD}")
     return 0
 

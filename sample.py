@@ -37,6 +37,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--guidance_scale", type=weight, default=1.0, help="1: as learned; more: clearer classes, less variety"
     )
     parser.add_argument(
+        "--guide_path",
+        type=existing_file,
+        default=None,
+        help="an earlier checkpoint of stage 2 that guidance leads away from, instead of from no class",
+    )
+    parser.add_argument(
         "--guidance_interval",
         type=fraction,
         nargs=2,
@@ -69,6 +75,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to draw")
     args = parser.parse_args(argv)
+    if args.guide_path is not None and args.guidance_scale == 1.0:
+        parser.error("--guide_path: guides nothing at --guidance_scale 1; give one above it, such as 2")
     if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LOW must not be above HIGH")
     if args.dynamic_range_db is not None and args.file_format == "native":
@@ -105,7 +113,7 @@ def sample(args: argparse.Namespace) -> int:
     from training.stopping import StopRequest
 
     device = make_accelerator(args.device, "no").device
-    pipeline, payload = load_ldm(args.ldm_path, args.vqgan_path)
+    pipeline, payload = load_ldm(args.ldm_path, args.vqgan_path, args.guide_path)
     contract = payload["contract"]
     known = contract.classes
     classes = args.classes or list(known)
@@ -125,7 +133,8 @@ def sample(args: argparse.Namespace) -> int:
         decibel_range=decibel_range(args.file_format, contract, args.dynamic_range_db),
     )
     checkpoint_digest = digest(args.ldm_path)
-    settings = {**options.record(), "checkpoint_sha256": checkpoint_digest}
+    guide_digest = digest(args.guide_path) if args.guide_path else None
+    settings = {**options.record(), "checkpoint_sha256": checkpoint_digest, "guide_sha256": guide_digest}
     folder = SampleFolder(args.output_dir, settings)
     try:
         pipeline.to(device)

@@ -1,10 +1,11 @@
-"""What does guidance cost in variety, and does it cost less where it acts in a part of the noise levels only?
+"""What does guidance cost in variety: everywhere, in a part of the noise levels, or away from a worse network?
 
-    python benchmarks/guidance.py --ldm_path FILE --real_train DIR --real_test DIR --ways 1 1.5 "1.5 0 0.9"
+    python benchmarks/guidance.py --ldm_path FILE --real_train DIR --real_test DIR --ways 1 1.5 "1.5 0 0.9" "2 FILE.pt"
 
-Draws from one checkpoint in several ways, each a ``--guidance_scale`` of ``sample.py``, or that and the two limits of a
-``--guidance_interval``. All are judged by the same classifiers, against the images of ``--real_test``: give those that
-you keep for choosing, not those that your last word is said on. What has been drawn is not drawn again.
+Draws from one checkpoint in several ways, each a ``--guidance_scale`` of ``sample.py``, if need be followed by the two
+limits of a ``--guidance_interval``, and by a ``--guide_path``. All are judged by the same classifiers, against the
+images of ``--real_test``: give those that you keep for choosing, not those that your last word is said on. What has
+been drawn is not drawn again.
 """
 
 from __future__ import annotations
@@ -39,11 +40,19 @@ HEAD = ["guidance", "labels right", "distance to the nearest", *FIGURES, "kinema
 
 
 def way_of(text: str) -> list[str]:
-    """Flags of ``sample.py`` for "SCALE" or "SCALE LOW HIGH"; what the numbers may be it says itself."""
-    numbers = text.split()
-    if len(numbers) not in (1, 3):
-        raise argparse.ArgumentTypeError(f"must be a scale, or a scale and two limits, not {text!r}")
-    return ["--guidance_scale", numbers[0], *(["--guidance_interval", *numbers[1:]] if numbers[1:] else [])]
+    """Flags of ``sample.py`` for "SCALE [LOW HIGH] [FILE.pt]"; what the numbers may be it says itself."""
+    parts = text.split()
+    guide = ["--guide_path", parts.pop()] if parts and parts[-1].endswith(".pt") else []
+    if len(parts) not in (1, 3):
+        raise argparse.ArgumentTypeError(
+            f"must be a scale, or a scale and two limits, and perhaps FILE.pt, not {text!r}"
+        )
+    return ["--guidance_scale", parts[0], *(["--guidance_interval", *parts[1:]] if parts[1:] else []), *guide]
+
+
+def name_of(way: list[str]) -> str:
+    """How a way is called in the table and by its folder."""
+    return " ".join(Path(part).stem if part.endswith(".pt") else part for part in way if not part.startswith("--"))
 
 
 class Judges:
@@ -109,7 +118,7 @@ def measure() -> int:
     parser.add_argument("--real_train", type=existing_dir, required=True, help="real images that both stages learned")
     parser.add_argument("--real_test", type=existing_dir, required=True, help="real images that only judge")
     parser.add_argument(
-        "--ways", type=way_of, nargs="+", required=True, metavar="WAY", help="scale, or 'scale low high' in quotes"
+        "--ways", type=way_of, nargs="+", required=True, metavar="WAY", help="'scale [low high] [FILE.pt]'"
     )
     parser.add_argument("--samples_per_class", type=positive_int, default=20, help="images of each class and way")
     parser.add_argument("--steps", type=positive_int, default=400, help="of each classifier")
@@ -121,7 +130,7 @@ def measure() -> int:
     refuse_leak(held_out, real, "the training images")
     folders = {}
     for way in args.ways:
-        name = " ".join(part for part in way if not part.startswith("--"))
+        name = name_of(way)
         folders[name] = args.output_dir / name.replace(" ", "_")
         made = ["--samples_per_class", args.samples_per_class, "--output_dir", folders[name]]
         run("sample.py", "--ldm_path", args.ldm_path, *made, *way)

@@ -18,7 +18,7 @@ from dataset import DataContract
 from errors import UserError
 from ldm.diffusion import planes_told
 from ldm.latents import shrink
-from ldm.pipeline import SpectrogramPipeline, trained_pipeline
+from ldm.pipeline import SpectrogramPipeline, check_guide, trained_pipeline
 from training import checkpoint
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.quantizer import freeze
@@ -52,15 +52,18 @@ class LDMFile(TypedDict):
     identity: dict[str, Any]
 
 
-def load_ldm(path: Path, vqgan_path: Path | None = None) -> tuple[SpectrogramPipeline, LDMFile]:
+def load_ldm(
+    path: Path, vqgan_path: Path | None = None, guide_path: Path | None = None
+) -> tuple[SpectrogramPipeline, LDMFile]:
     """Rebuild the whole generator from a stage 2 checkpoint; also returns the rest of the file.
 
     Args:
         path: stage 2's checkpoint, which holds stage 1 too.
         vqgan_path: stage 1's checkpoint to use instead; it must be the one that made the latents' codebook.
+        guide_path: a worse checkpoint of stage 2 on the same latents, that guidance leads away from.
 
     Raises:
-        UserError: not a usable checkpoint, or stage 1 does not fit.
+        UserError: not a usable checkpoint, or stage 1 or the guide does not fit.
     """
     payload = checkpoint.load(path, KIND, LDMFile)
     with checkpoint.understood(path, "stage 2"):
@@ -73,8 +76,29 @@ def load_ldm(path: Path, vqgan_path: Path | None = None) -> tuple[SpectrogramPip
                 raise UserError(f"--vqgan_path {vqgan_path}: is not the stage 1 that {path} was trained on")
         _check_parts(payload, unet, vqgan)
         shift = payload.get("noise_shift", 1.0)
-        pipeline = trained_pipeline(vqgan, unet, payload["contract"], payload["latent_statistics"], shift)
+        guide = None if guide_path is None else _load_guide(guide_path, path, payload, unet)
+        pipeline = trained_pipeline(vqgan, unet, payload["contract"], payload["latent_statistics"], shift, guide)
     return pipeline, payload
+
+
+def _load_guide(guide_path: Path, path: Path, payload: LDMFile, unet: UNet2DModel) -> UNet2DModel:
+    """The averaged UNet of the checkpoint ``guide_path``, to guide ``unet``, that of ``path`` with ``payload``."""
+    found = checkpoint.load(guide_path, KIND, LDMFile)
+    facts = (
+        ("latents", lambda file: (file["identity"]["vqgan"], file["latent_statistics"])),
+        ("classes", lambda file: file["contract"].classes),
+        ("noise", lambda file: file.get("noise_shift", 1.0)),
+    )
+    for what, fact in facts:
+        if fact(found) != fact(payload):
+            raise UserError(
+                f"--guide_path {guide_path}: learned other {what} than {path}; give an earlier checkpoint of the same "
+                "run, or one trained on the same latents"
+            )
+    with checkpoint.understood(guide_path, "stage 2"):
+        guide = freeze(checkpoint.rebuild(UNet2DModel, found["unet"], found["weights"]))
+        check_guide(guide, unet)
+    return guide
 
 
 def _check_parts(payload: LDMFile, unet: UNet2DModel, vqgan: CustomVQGAN) -> None:

@@ -14,13 +14,18 @@ from training import files
 FACTS = "export.json"
 CARD = "README.md"
 FORMAT_VERSION = 1
+MADE_FROM = ("checkpoint_sha256", "guide_sha256")
 
 
-def check_place(folder: Path, checkpoint_digest: str) -> bool:
-    """Whether ``folder`` already holds an export of this checkpoint; False where there is nothing yet.
+def check_place(folder: Path, digests: dict[str, str]) -> bool:
+    """Whether ``folder`` already holds the export with ``digests``; False where there is nothing yet.
+
+    Args:
+        folder: of the export.
+        digests: of the files it is made from, by their names in ``MADE_FROM``.
 
     Raises:
-        UserError: it holds other things, another checkpoint's export, or a card that somebody has edited since.
+        UserError: it holds other things, the export of other files, or a card that somebody has edited since.
     """
     known = folder / FACTS
     if not known.exists():
@@ -28,8 +33,10 @@ def check_place(folder: Path, checkpoint_digest: str) -> bool:
             raise UserError(f"--output_dir {folder}: is not empty and not an export; choose another folder")
         return False
     facts = files.read_object(known, "choose another folder")
-    if facts.get("checkpoint_sha256") != checkpoint_digest:
-        raise UserError(f"--output_dir {folder}: holds the export of another checkpoint; choose another folder")
+    if any(facts.get(name) != digests.get(name) for name in MADE_FROM):
+        raise UserError(
+            f"--output_dir {folder}: holds the export of another checkpoint or guide; choose another folder"
+        )
     card = folder / CARD
     if card.exists() and _digest(card.read_bytes()) != facts.get("card_sha256"):
         raise UserError(f"{card}: was edited since it was written; move it away, or choose another --output_dir")
@@ -37,7 +44,7 @@ def check_place(folder: Path, checkpoint_digest: str) -> bool:
 
 
 def write_export(
-    pipeline: SpectrogramPipeline, card: str, epoch: int, checkpoint_digest: str, folder: Path, there: bool
+    pipeline: SpectrogramPipeline, card: str, epoch: int, digests: dict[str, str], folder: Path, there: bool
 ) -> None:
     """Write ``folder`` whole or not at all; where it has to stay (``there``: it holds an export) file by file.
 
@@ -55,7 +62,7 @@ def write_export(
         facts = {
             "format_version": FORMAT_VERSION,
             "epoch": epoch,
-            "checkpoint_sha256": checkpoint_digest,
+            **digests,
             "card_sha256": _digest(content),
         }
         files.save_json(facts, new / FACTS)

@@ -61,7 +61,7 @@ def model_card(
         "Class-conditional latent diffusion over the codes of a VQ-GAN: draws labelled micro-Doppler spectrograms of "
         f"{len(contract.classes)} classes.",
         "## Use",
-        _example(contract, name),
+        _example(contract, name, pipeline.guide is not None),
         "## Data",
         _data(payload),
         "## Radar",
@@ -95,7 +95,11 @@ def read_report(path: Path, contract: DataContract) -> dict[str, Any]:
     return report
 
 
-def _example(contract: DataContract, name: str) -> str:
+def _example(contract: DataContract, name: str, guided: bool) -> str:
+    guide = (
+        " A worse UNet lies beside the good one: with `guidance_scale=2` samples lead away from what it makes of their "
+        "class."
+    )
     ending = "tiff" if contract.native_mode in FLOAT_MODES else "png"
     return f"""\
 From the folder that holds this one, with the project that wrote it on `PYTHONPATH` and its `requirements.txt`
@@ -114,7 +118,8 @@ for number, image in enumerate(images):
 ```
 
 Once `ldm.pipeline` is imported, `DiffusionPipeline.from_pretrained` finds the class, too. Generators from
-`ldm.pipeline.image_generator(seed, label, index)` give the images that `sample.py` numbers so."""
+`ldm.pipeline.image_generator(seed, label, index)` give the images that `sample.py` numbers so.\
+{guide if guided else ""}"""
 
 
 def _data(payload: LDMFile) -> str:

@@ -35,7 +35,7 @@ def image_generator(seed: int, label: int, index: int, draw: int = 0) -> torch.G
 
 
 class SpectrogramPipeline(DiffusionPipeline):
-    """Class-conditional latent diffusion with classifier-free guidance.
+    """Class-conditional latent diffusion, with guidance away from no class, or from a worse network.
 
     It is saved and loaded as every pipeline of diffusers is (``save_pretrained``, ``from_pretrained``). What is no
     network stands in dictionaries in ``model_index.json``: diffusers takes a list there for the name of a class.
@@ -47,12 +47,16 @@ class SpectrogramPipeline(DiffusionPipeline):
         contract: of the training data, ``DataContract.to_dict``.
         latent_statistics: mean and deviation of the training latents, D floats each.
         noise_shift: of the noise that ``unet`` learned to undo, see ``ldm.diffusion.noise_schedule``.
+        guide: a worse denoiser of the same latents and classes, such as ``unet`` earlier in its training, that
+            guidance leads away from (Karras et al. 2024); without one it leads away from "no class".
 
     Raises:
-        ValueError: contract or statistics are missing, or do not belong to ``vqvae``.
+        ValueError: contract or statistics are missing, or do not belong to ``vqvae``; ``guide`` denoises other latents
+            or classes than ``unet``.
     """
 
-    model_cpu_offload_seq = "unet->vqvae"
+    model_cpu_offload_seq = "unet->guide->vqvae"
+    _optional_components = ["guide"]  # noqa: RUF012 (as diffusers declares it)
     # Offloaded layer by layer, a codebook would not be there when it is searched: that is no layer's forward pass.
     _exclude_from_cpu_offload = ["vqvae"]  # noqa: RUF012 (as diffusers declares it)
     _callback_tensor_inputs = ["latents", "class_labels"]  # noqa: RUF012
@@ -67,11 +71,14 @@ class SpectrogramPipeline(DiffusionPipeline):
         contract: Optional[dict[str, Any]] = None,  # noqa: UP045
         latent_statistics: Optional[dict[str, Any]] = None,  # noqa: UP045
         noise_shift: float = 1.0,
+        guide: Optional[UNet2DModel] = None,  # noqa: UP045
     ) -> None:
         super().__init__()
         if contract is None or latent_statistics is None:
             raise ValueError("a pipeline needs the contract of its data and the statistics of its latents")
-        self.register_modules(vqvae=vqvae, unet=unet, scheduler=scheduler)
+        if guide is not None:
+            check_guide(guide, unet)
+        self.register_modules(vqvae=vqvae, unet=unet, scheduler=scheduler, guide=guide)
         self.register_to_config(contract=contract, latent_statistics=latent_statistics, noise_shift=noise_shift)
         self.noise_shift = noise_shift
         self.contract = DataContract.from_dict(contract)
@@ -159,8 +166,9 @@ class SpectrogramPipeline(DiffusionPipeline):
         """Spectrograms of the given classes, one per entry of ``class_labels`` (names or numbers).
 
         Args:
-            guidance_scale: 1 samples what was learned; above it, classes are told apart more than they are in
-                the data, at the cost of variety; 0 asks for no class.
+            guidance_scale: 1 samples what was learned. Above it, without ``guide`` classes are told apart more than
+                they are in the data, at the cost of variety, and 0 asks for no class; with it samples move away from
+                what the worse network makes of the same class, and 0 asks for that.
             num_inference_steps: of the solver. Each is one network evaluation, or two with a second-order solver in
                 sigmas such as Heun's, on twice the batch where guidance acts.
             generator: one for all, or one per image; None draws from torch's global state. With one per image an
@@ -251,13 +259,14 @@ class SpectrogramPipeline(DiffusionPipeline):
 
         The solver's state stays float32 around networks of any precision: it adds up many small differences.
         """
-        inputs = with_doppler(inputs, planes_told(self.unet)).to(self.unet.dtype)
         if scale == 1.0:
-            return self.unet(inputs, timestep, class_labels=labels).sample.float()
-        twice = inputs.repeat(2, 1, 1, 1)
-        both = self.unet(twice, timestep, class_labels=torch.cat([labels, null])).sample.float()
-        conditional, unconditional = both.chunk(2)
-        return unconditional + scale * (conditional - unconditional)
+            return _denoise(self.unet, inputs, timestep, labels)
+        if self.guide is not None:
+            wanted, unwanted = (_denoise(network, inputs, timestep, labels) for network in (self.unet, self.guide))
+        else:
+            both = _denoise(self.unet, inputs.repeat(2, 1, 1, 1), timestep, torch.cat([labels, null]))
+            wanted, unwanted = both.chunk(2)
+        return unwanted + scale * (wanted - unwanted)
 
     def _postprocess(self, images: Tensor, output_type: str) -> Any:
         """Decoded images (B, C, H, W) in [-1, 1], padded, as ``output_type`` says."""
@@ -267,6 +276,24 @@ class SpectrogramPipeline(DiffusionPipeline):
         height, width = self.contract.image_size
         unit = VaeImageProcessor.denormalize(images[..., :height, :width])
         return VaeImageProcessor.pt_to_numpy(unit) if output_type == "np" else unit
+
+
+def _denoise(network: UNet2DModel, noisy: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
+    """What ``network`` predicts for noisy latents (B, D, h', w') of the labels (B,); float32."""
+    told = with_doppler(noisy, planes_told(network)).to(network.dtype)
+    return network(told, timestep, class_labels=labels).sample.float()
+
+
+def check_guide(guide: UNet2DModel, unet: UNet2DModel) -> None:
+    """Raise ``ValueError`` where ``guide`` cannot stand beside ``unet``."""
+    planes_told(guide)
+    for name, what in (("out_channels", "latent channels"), ("num_class_embeds", "classes")):
+        ours, theirs = (getattr(network.config, name) for network in (unet, guide))
+        if ours != theirs:
+            raise ValueError(f"the guide knows another number of {what} than the UNet: {theirs} for {ours}")
+    ours, theirs = (len(network.config.block_out_channels) for network in (unet, guide))
+    if theirs > ours:
+        raise ValueError(f"the guide has more levels than the UNet: {theirs} for {ours}")
 
 
 # ``DiffusionPipeline.from_pretrained`` looks a folder's class up in this namespace; it has no other register.
@@ -279,7 +306,8 @@ def trained_pipeline(
     contract: DataContract,
     latent_statistics: LatentStatistics,
     noise_shift: float,
+    guide: UNet2DModel | None = None,
 ) -> SpectrogramPipeline:
     """The pipeline of trained parts, with the solver that is the default everywhere."""
     scheduler = make_sampler("dpm++", noise_schedule(noise_shift))
-    return SpectrogramPipeline(vqvae, unet, scheduler, contract.to_dict(), dict(latent_statistics), noise_shift)
+    return SpectrogramPipeline(vqvae, unet, scheduler, contract.to_dict(), dict(latent_statistics), noise_shift, guide)

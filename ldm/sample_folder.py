@@ -21,7 +21,7 @@ SETTINGS = "sampling.json"
 OVERVIEW = "overview.png"
 OVERVIEW_COLUMNS = 8
 # What settings were before there was a flag for them, where that is not off.
-BEFORE_THE_FLAG = {"file_format": "native", "decibel_range": None}
+BEFORE_THE_FLAG = {"file_format": "native", "decibel_range": None, "guide_sha256": None}
 
 
 class SampleFolder:

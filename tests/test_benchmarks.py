@@ -199,21 +199,27 @@ def held_out(trained, tmp_path):
 def test_ways_to_guide_are_drawn_once_and_judged_alike(trained, held_out, tmp_path, monkeypatch, capsys):
     flags = ["--ldm_path", str(trained.ldm), "--real_train", str(trained.data), "--real_test", str(held_out)]
     flags += ["--samples_per_class", "2", "--steps", "2", "--output_dir", str(tmp_path / "guidance")]
-    monkeypatch.setattr("sys.argv", ["guidance.py", *flags, "--ways", "3", "3 0 0"])
+    monkeypatch.setattr("sys.argv", ["guidance.py", *flags, "--ways", "3", "3 0 0", f"3 {trained.ldm}"])
     asked = []
     monkeypatch.setattr(guidance, "run", lambda script, *given: asked.append(given) or protocol.run(script, *given))
     guidance.measure()
-    whole, nowhere, floor = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[-3:]]
-    assert [given[-2:] for given in asked] == [("--guidance_scale", "3"), ("0", "0")]
-    assert [row[0] for row in (whole, nowhere, floor)] == ["| 3", "| 3 0 0", "| held-out images"]
+    whole, nowhere, itself, floor = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[-4:]]
+    assert [given[-2:] for given in asked] == [
+        ("--guidance_scale", "3"),
+        ("0", "0"),
+        ("--guide_path", str(trained.ldm)),
+    ]
+    names = ["| 3", "| 3 0 0", f"| 3 {trained.ldm.stem}", "| held-out images"]
+    assert [row[0] for row in (whole, nowhere, itself, floor)] == names
     assert whole[2] != nowhere[2], "guidance draws other images"
+    assert itself[2] == nowhere[2], "nothing leads away from oneself"
     contract = load_vqgan(trained.vqgan)[1]["contract"]
     seen, unseen = (from_folder(folder, contract, 1, "--real").images.flatten(1) for folder in (trained.data, held_out))
     nearest = torch.cdist(unseen, seen).amin(dim=1) / seen.shape[1] ** 0.5 / 2  # root mean square, of the value range
     assert float(floor[2]) == pytest.approx(float(nearest.median()), abs=1e-3), "held-out images are the floor"
 
 
-@pytest.mark.parametrize("way", ["", "1.5 0.2", "1.5 0 1 2"])
+@pytest.mark.parametrize("way", ["", "1.5 0.2", "1.5 0 1 2", "early.pt"])
 def test_a_way_to_guide_is_a_scale_with_limits_or_without(way):
     with pytest.raises(argparse.ArgumentTypeError, match="a scale, or a scale and two limits"):
         guidance.way_of(way)

@@ -52,6 +52,7 @@ class GaussianDenoiser(nn.Module):
         self.deviation = deviation
         self.kept = noise_schedule(noise_shift).alphas_cumprod
         self.config = SimpleNamespace(block_out_channels=(1, 1), in_channels=2, out_channels=2, sample_size=side)
+        self.config.num_class_embeds = len(means)
         self.dtype = torch.float32
         self.asked: list[tuple[float, int]] = []
 
@@ -85,7 +86,7 @@ def vqgan():
 
 
 def pipeline_for(
-    vqgan, unet, sampler: str, size: tuple[int, int] = (8, 8), noise_shift: float = 1.0
+    vqgan, unet, sampler: str, size: tuple[int, int] = (8, 8), noise_shift: float = 1.0, guide: nn.Module | None = None
 ) -> SpectrogramPipeline:
     image_size = [2 * side for side in size]
     contract = {
@@ -99,7 +100,7 @@ def pipeline_for(
     }
     statistics = {"mean": [0.0, 0.0], "std": [1.0, 1.0]}
     scheduler = make_sampler(sampler, noise_schedule(noise_shift))
-    pipeline = SpectrogramPipeline(vqgan, unet, scheduler, contract, statistics, noise_shift)
+    pipeline = SpectrogramPipeline(vqgan, unet, scheduler, contract, statistics, noise_shift, guide)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -334,6 +335,28 @@ def test_guidance_moves_away_from_the_average_class(vqgan):
     assert means[0] == pytest.approx(0.0, abs=0.05)
     assert means[1] == pytest.approx(1.0, abs=0.05)
     assert means[2] > 1.5
+
+
+def test_a_guide_is_what_guidance_leads_away_from(vqgan):
+    """A guide nearer to the middle pushes samples outwards, past what the network alone draws, whatever the class."""
+    good, worse = GaussianDenoiser([1.0, -1.0, 0.0], 0.3), GaussianDenoiser([0.5, -0.5, 0.0], 0.3)
+    pipeline = pipeline_for(vqgan, good, "dpm++", guide=worse)
+    for label, sign in ((0, 1), (1, -1)):
+        means = [float(draw(pipeline, [label] * 16, range(16), guidance_scale=g).mean()) for g in (0.0, 1.0, 2.0)]
+        assert sign * means[0] == pytest.approx(0.5, abs=0.05), "the guide alone"
+        assert sign * means[1] == pytest.approx(1.0, abs=0.05), "the network alone"
+        assert sign * means[2] > 1.2
+    asked = len(worse.asked)
+    draw(pipeline, [0], [0], guidance_scale=1.0)
+    assert len(worse.asked) == asked, "without guidance the guide is not asked"
+
+
+@pytest.mark.parametrize("option", [{"num_class_embeds": 5}, {"out_channels": 4, "in_channels": 4}])
+def test_a_guide_of_other_latents_or_classes_is_refused(vqgan, option):
+    unet = tiny_unet()
+    other = type(unet).from_config({**unet.config, **option})
+    with pytest.raises(ValueError, match="the guide knows another number of"):
+        pipeline_for(vqgan, unet, "dpm++", guide=other)
 
 
 def test_guidance_acts_within_its_interval_alone(vqgan):

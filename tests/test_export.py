@@ -77,6 +77,20 @@ def test_it_draws_the_images_that_sample_py_draws(exported, trained, tmp_path):
         assert np.array_equal(np.asarray(image), np.asarray(written))
 
 
+def test_a_guide_is_exported_beside_the_model_and_the_card_tells_of_it(exported, trained, tmp_path):
+    worse = torch.load(trained.ldm, weights_only=True)
+    worse["weights"]["conv_out.bias"] += 0.5
+    torch.save(worse, tmp_path / "worse.pt")
+    folder = tmp_path / "guided"
+    assert run_export(trained.ldm, folder, "--guide_path", tmp_path / "worse.pt") == 0
+    pipeline = SpectrogramPipeline.from_pretrained(folder)
+    assert torch.equal(pipeline.guide.conv_out.bias, pipeline.unet.conv_out.bias + 0.5)
+    said = "A worse UNet lies beside the good one"
+    assert said in (folder / "README.md").read_text() and said not in (exported / "README.md").read_text()
+    with pytest.raises(UserError, match="holds the export of another checkpoint or guide"):
+        run_export(trained.ldm, folder)
+
+
 def test_the_cards_example_runs_as_printed(exported, tmp_path, monkeypatch):
     shutil.copytree(exported, tmp_path / "model")
     (example,) = re.findall(r"^```python\n(.*?)^```", (exported / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -193,7 +207,7 @@ def test_other_folders_and_edited_cards_are_refused_and_left_alone(exported, tra
     for folder, ldm, message in (
         (tmp_path / "other", trained.ldm, "is not empty and not an export; choose another folder"),
         (tmp_path / "edited", trained.ldm, "was edited since it was written; move it away"),
-        (exported, tmp_path / "another.pt", "holds the export of another checkpoint"),
+        (exported, tmp_path / "another.pt", "holds the export of another checkpoint or guide"),
     ):
         before = files(folder)
         with pytest.raises(UserError, match=message):

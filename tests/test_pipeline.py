@@ -77,6 +77,20 @@ def test_what_is_saved_and_loaded_draws_the_same_images_to_the_bit(pipe, form, t
             assert {(image.mode, image.size) for image in images} == {(mode, size)}
 
 
+def test_a_guide_is_saved_and_loaded_with_its_pipeline(pipe, tmp_path):
+    guide = type(pipe.unet).from_config(pipe.unet.config).eval()
+    parts = (pipe.vqvae, pipe.unet, pipe.contract, pipe.latent_statistics, pipe.noise_shift)
+    guided = trained_pipeline(*parts, guide)
+    guided.save_pretrained(tmp_path)
+    options = {"generator": generators(0), "guidance_scale": 2.0, "output_type": "latent", **STEPS}
+    drawn = []
+    for made in (guided, SpectrogramPipeline.from_pretrained(tmp_path), fresh(pipe)):
+        made.set_progress_bar_config(disable=True)
+        drawn.append(made("walk", **{**options, "generator": generators(0)}).images)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2]), "without the guide another thing guides"
+
+
 def test_the_noise_that_a_model_learned_stays_with_it(pipe, tmp_path):
     plain = fresh(pipe)
     parts = (pipe.vqvae, pipe.unet, pipe.contract, pipe.latent_statistics)

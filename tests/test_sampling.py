@@ -355,6 +355,37 @@ def test_stage_1_checkpoints_and_foreign_stage_1_are_refused(trained, tmp_path):
         run_sample(trained.ldm, tmp_path / "out", "--vqgan_path", str(tmp_path / "other.pt"))
 
 
+def test_a_guide_of_the_same_latents_leads_away_from_itself(trained, sampled, tmp_path):
+    payload = torch.load(trained.ldm, weights_only=True)
+    payload["weights"]["conv_out.bias"] += 0.5
+    torch.save(payload, tmp_path / "worse.pt")
+    options = ("--guidance_scale", "1.5", "--guide_path")
+    assert run_sample(trained.ldm, tmp_path / "itself", *options, str(trained.ldm)) == 0
+    assert files(tmp_path / "itself") == files(sampled), "nothing leads away from the network itself"
+    assert run_sample(trained.ldm, tmp_path / "guided", *options, str(tmp_path / "worse.pt")) == 0
+    assert files(tmp_path / "guided") != files(sampled)
+    with pytest.raises(UserError, match="another guide_sha256; choose another folder"):
+        run_sample(trained.ldm, tmp_path / "guided", *options, str(trained.ldm))
+
+
+def test_what_cannot_guide_is_refused_by_name(trained, tmp_path, capsys):
+    payload = torch.load(trained.ldm, weights_only=True)
+    strangers = {
+        "latents": {"identity": {**payload["identity"], "vqgan": "another"}},
+        "noise": {"noise_shift": 3.0},
+    }
+    for what, changed in strangers.items():
+        torch.save({**payload, **changed}, tmp_path / f"{what}.pt")
+        with pytest.raises(UserError, match=f"--guide_path .*{what}.pt: learned other {what} than .*; give an earlier"):
+            run_sample(trained.ldm, tmp_path / "out", "--guidance_scale", "2", "--guide_path", f"{tmp_path}/{what}.pt")
+    with pytest.raises(UserError, match="expected a ldm checkpoint, found a vqgan one"):
+        run_sample(trained.ldm, tmp_path / "out", "--guidance_scale", "2", "--guide_path", str(trained.vqgan))
+    with pytest.raises(SystemExit):
+        run_sample(trained.ldm, tmp_path / "out", "--guide_path", str(trained.ldm))
+    assert "--guide_path: guides nothing at --guidance_scale 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["..", "../escaped", "a\\b", "", "new\nline"])
 def test_class_names_of_a_checkpoint_cannot_leave_the_folder(trained, tmp_path, name):
     payload = torch.load(trained.ldm, weights_only=True)
