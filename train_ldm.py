@@ -82,6 +82,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="how many times stronger than the cosine schedule's the noise is (default: latents a side / 16)",
     )
     group.add_argument("--ema_decay", type=real(0, 0.99999), default=0.999, help="of the averaged weights")
+    group.add_argument(
+        "--guide_at", type=fraction, default=0.25, help="part of the run that ldm_guide.pt is kept of; 0: none"
+    )
     group.add_argument("--max_grad_norm", type=positive_real, default=1.0, help="gradients are clipped to this norm")
     group.add_argument("--guidance_scale", type=weight, default=1.0, help="of the pictures drawn while training")
     args = parser.parse_args(argv)

@@ -55,6 +55,7 @@ class LDMOptions:
         least_loss_weight: see ``diffusion_loss``.
         noise_shift: see ``noise_schedule``; None: as the latent grid asks for.
         ema_decay: of the averaged weights.
+        guide_at: part of the run after which the averaged weights are kept, for guidance away from them; 0: never.
         max_grad_norm: gradients are clipped to it.
         guidance_scale: of the sample pictures.
         gradient_accumulation_steps: parts of its share of a batch that a process goes through one after the other.
@@ -71,6 +72,7 @@ class LDMOptions:
     least_loss_weight: float = 0.1
     noise_shift: float | None = None
     ema_decay: float = 0.999
+    guide_at: float = 0.25
     max_grad_norm: float = 1.0
     guidance_scale: float = 1.0
     gradient_accumulation_steps: int = 1
@@ -123,6 +125,7 @@ class LDMTask(SavedParts):
         self.multiple = 2 ** (len(unet.config.block_out_channels) - 1)
         self._doppler_planes = planes_told(unet)
         self.decisive = "loss" if len(cached.val) else None
+        self.guide_at = options.guide_at
         self.raw_unet = unet.to(accelerator.device)
         if options.gradient_checkpointing:
             unet.enable_gradient_checkpointing()

@@ -467,6 +467,24 @@ def test_the_checkpoint_of_the_least_held_out_loss_stays(trained, tmp_path, caps
     assert run_sample(tmp_path / "ldm_best.pt", tmp_path / "drawn") == 0
 
 
+def test_a_worse_checkpoint_to_guide_by_stays_and_is_that_of_an_uninterrupted_run(trained, tmp_path, monkeypatch):
+    flags = ("--epochs", "4", "--save_epochs", "1", "--keep_checkpoints", "1", "--guide_at", "0.3")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)  # at the end of the second of four epochs, the first that is no less than 0.3 of the run
+        run_ldm(trained.data, trained.vqgan, tmp_path / "run", *flags)
+    expected = torch.load(tmp_path / "run" / "ldm_epoch_2.pt", weights_only=True)
+    assert run_ldm(trained.data, trained.vqgan, tmp_path / "run", *flags) == 0
+    assert run_ldm(trained.data, trained.vqgan, tmp_path / "whole", *flags) == 0
+    assert not (tmp_path / "run" / "ldm_epoch_2.pt").exists()
+    for run in ("run", "whole"):
+        kept = torch.load(tmp_path / run / "ldm_guide.pt", weights_only=True)
+        assert kept["epoch"] == 2 and states_equal(kept["weights"], expected["weights"])
+    last, guide = (str(tmp_path / "run" / f"ldm_{name}.pt") for name in ("epoch_4", "guide"))
+    assert run_sample(Path(last), tmp_path / "drawn", "--guidance_scale", "2", "--guide_path", guide) == 0
+    assert run_ldm(trained.data, trained.vqgan, tmp_path / "none", "--epochs", "1", "--guide_at", "0") == 0
+    assert not (tmp_path / "none" / "ldm_guide.pt").exists()
+
+
 def test_training_loss_decides_nothing(trained, tmp_path):
     data = make_images(tmp_path / "data")
     flags = ("--val_fraction", "0", "--test_fraction", "0")

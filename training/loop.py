@@ -239,6 +239,8 @@ class TrainingLoop:
         last = self.step == self.total_steps
         if ended and (last or (epoch + 1) % self.options.validation_epochs == 0):
             self._validate(epoch, bar)
+        if ended and epoch + 1 == math.ceil(self.task.guide_at * self.options.epochs):
+            self._write_checkpoint("guide", epoch + 1)
         if ended and (last or (epoch + 1) % self.options.save_epochs == 0):
             self._export(epoch + 1)
             self.save()

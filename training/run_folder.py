@@ -100,6 +100,7 @@ class RunFolder:
         patterns = (
             "state_last.pt",
             f"{stage}_best.pt",
+            f"{stage}_guide.pt",
             "metrics.jsonl",
             "wandb_id.txt",
             "index.html",

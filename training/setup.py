@@ -26,6 +26,7 @@ MAY_CHANGE = {
     "no_data_cache",
     "restart",
     "epochs",
+    "guide_at",  # of checkpoints, not of weights
     "dry_run",
     "output_dir",
     "device",
@@ -41,6 +42,7 @@ BEFORE_FLAGS = {
     "least_loss_weight": 0.0,
     "codebook_idle": 0.1,
     "padding_mode": "zeros",
+    "guide_at": 0.0,
 }
 
 

@@ -19,12 +19,15 @@ class Task(Protocol):
     Attributes:
         name: its checkpoints' prefix.
         identity: facts on what is trained on, among them the digests of ``DIGESTS``.
+        guide_at: part of the run after which its inference checkpoint is kept for good, as a worse one to guide by; 0
+            for none.
         decisive: the validation figure, better when lower, whose least value makes the best checkpoint; None for none.
     """
 
     name: str
     identity: dict[str, Any]
     decisive: str | None
+    guide_at: float
 
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
         """One step of every optimiser on ``batch``, this process's share; returns scalars to log.

@@ -117,6 +117,7 @@ class VQGANTask(SavedParts):
 
     name = "vqgan"
     decisive = None  # no single figure says which stage 1 is best
+    guide_at = 0.0
 
     def __init__(
         self,
