@@ -30,7 +30,7 @@ quick: $(VENV)/.ready
 	    --output_dir $(QUICK)/ldm --unet_channels 32 64 128 --norm_num_groups 16 --unet_layers_per_block 1 \
 	    --attention_levels 1 --batch_size 16 --epochs 48 --lr 1e-3 --validation_epochs 16 --save_epochs 16
 	$(PY) sample.py --ldm_path $(QUICK)/ldm/ldm_epoch_48.pt --output_dir $(QUICK)/augmented --samples_per_class 8 \
-	    --guidance_scale 1.5
+	    --guidance_scale 1.5 --guide_path $(QUICK)/ldm/ldm_guide.pt
 	@echo "Compare $(QUICK)/augmented/overview.png with $(QUICK)/data/overview.png."
 
 # Small enough for two CPU cores and a quarter of an hour. Every step resumes or skips what is done already.
@@ -44,7 +44,7 @@ demo: $(VENV)/.ready
 	    --output_dir $(DEMO)/ldm --unet_channels 32 64 128 --norm_num_groups 16 --unet_layers_per_block 1 \
 	    --attention_levels 1 --batch_size 16 --epochs 36 --lr 1e-3 --validation_epochs 12 --save_epochs 12
 	$(PY) sample.py --ldm_path $(DEMO)/ldm/ldm_epoch_36.pt --output_dir $(DEMO)/augmented --samples_per_class 30 \
-	    --guidance_scale 1.5
+	    --guidance_scale 1.5 --guide_path $(DEMO)/ldm/ldm_guide.pt
 	$(PY) evaluate.py --data_dir $(DEMO)/data --synthetic $(DEMO)/augmented --output_dir $(DEMO)/report \
 	    --classifier small --steps 150 --seeds 3
 	@echo "Look at $(DEMO)/report/grid.png and open $(DEMO)/report/report.html in a browser."
