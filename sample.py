@@ -76,7 +76,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to draw")
     args = parser.parse_args(argv)
     if args.guide_path is not None and args.guidance_scale == 1.0:
-        parser.error("--guide_path: guides nothing at --guidance_scale 1; give one above it, such as 2")
+        parser.error("--guide_path: guides nothing at --guidance_scale 1; give one above it, such as 1.5")
     if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LOW must not be above HIGH")
     if args.dynamic_range_db is not None and args.file_format == "native":

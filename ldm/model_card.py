@@ -97,8 +97,8 @@ def read_report(path: Path, contract: DataContract) -> dict[str, Any]:
 
 def _example(contract: DataContract, name: str, guided: bool) -> str:
     guide = (
-        " A worse UNet lies beside the good one: with `guidance_scale=2` samples lead away from what it makes of their "
-        "class."
+        " A worse UNet lies beside the good one: with `guidance_scale=1.5` samples lead away from what it makes of "
+        "their class."
     )
     ending = "tiff" if contract.native_mode in FLOAT_MODES else "png"
     return f"""\

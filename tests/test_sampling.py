@@ -372,6 +372,7 @@ def test_what_cannot_guide_is_refused_by_name(trained, tmp_path, capsys):
     payload = torch.load(trained.ldm, weights_only=True)
     strangers = {
         "latents": {"identity": {**payload["identity"], "vqgan": "another"}},
+        "classes": {"contract": {**payload["contract"], "classes": ["crawl", "run"]}},
         "noise": {"noise_shift": 3.0},
     }
     for what, changed in strangers.items():

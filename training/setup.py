@@ -42,7 +42,6 @@ BEFORE_FLAGS = {
     "least_loss_weight": 0.0,
     "codebook_idle": 0.1,
     "padding_mode": "zeros",
-    "guide_at": 0.0,
 }
 
 

@@ -117,7 +117,7 @@ class VQGANTask(SavedParts):
 
     name = "vqgan"
     decisive = None  # no single figure says which stage 1 is best
-    guide_at = 0.0
+    guide_at = 0.0  # it guides nothing
 
     def __init__(
         self,
