@@ -56,9 +56,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--layers_per_block", type=integer(1, 8), default=2, help="residual blocks per level")
     add_groups_argument(group)
     group.add_argument("--no_mid_attention", action="store_true", help="leave out the attention in the middle")
-    group.add_argument(
-        "--padding_mode", choices=("time", "replicate", "zeros"), default="time", help="beyond the images' edges"
-    )
+    modes = ("partial", "time", "replicate", "zeros")
+    group.add_argument("--padding_mode", choices=modes, default="partial", help="beyond the images' edges")
     group.add_argument("--disc_channels", type=integer(4), default=64, help="width of the critic's first layer")
     group.add_argument("--disc_layers", type=integer(1, 6), default=3, help="strided layers of the critic")
 

@@ -84,7 +84,7 @@ def _vqgan(settings: Settings) -> CustomVQGAN:
         settings.codes,
         settings.widths,
         settings.layers,
-        padding_mode="time",
+        padding_mode="partial",
     )
 
 

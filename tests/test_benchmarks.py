@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import (
     diffusion_classifier,
+    edges,
     growth,
     guidance,
     operators,
@@ -150,6 +151,31 @@ def test_a_line_that_breaks_and_one_that_is_elsewhere_are_told_apart():
     assert still_line.shares(real, 20, still_line.brightness(real, 20)) == (0, 0, 0)
     found = still_line.shares(samples, 20, still_line.brightness(real, 20))
     assert found == pytest.approx((10 / 50 / 2 + 10 / 50 / 40, 10 / 50, 5 / 50))
+
+
+def test_columns_smeared_at_the_edges_are_told_from_those_in_the_middle(tmp_path):
+    real = 2 * torch.rand(20, 1, 64, 64, generator=torch.Generator().manual_seed(0)) - 1
+    assert edges.over_middle(edges.steps(real)) == pytest.approx([1, 1, 1, 1], abs=0.05)
+    smeared = real.clone()
+    smeared[..., :4], smeared[..., -2:] = real[..., 4:5], real[..., -3:-2]
+    assert edges.over_middle(edges.steps(smeared)) == pytest.approx([0, 0.0, 0.5, 1], abs=0.05)
+    wrong = edges.errors(real, smeared + 0.1)  # a tenth in the middle; two thirds, nearly, where others stand
+    assert edges.over_middle(wrong) == pytest.approx([6.9, 6.9, 3.95, 1], abs=0.3)
+    with pytest.raises(UserError, match="16 columns are too few"):
+        edges.over_middle(torch.ones(16))
+    edges.draw(real, smeared, tmp_path / "edges.png")
+    with Image.open(tmp_path / "edges.png") as sheet:
+        assert sheet.size == (8 * (24 + 1 + 24 + 3) * 4, 2 * 65 * 4)
+
+
+def test_the_edges_of_a_trained_stage_1_are_measured(trained, monkeypatch, capsys):
+    flags = ["--vqgan_path", str(trained.vqgan), "--real", str(trained.data), "--synthetic", str(trained.data)]
+    monkeypatch.setattr("sys.argv", ["edges.py", *flags])
+    monkeypatch.setattr(edges, "BANDS", ((0, 1), (1, 3)))  # the images have 16 columns
+    assert edges.measure() == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows[0][1:] == rows[2][1:], "the same images"
+    assert all(float(cell) > 0 for row in rows for cell in row[1:])
 
 
 def test_images_that_judge_must_not_be_among_those_that_were_learned(trained, monkeypatch):

@@ -19,7 +19,7 @@ from errors import UserError
 from spectrograms.spectra import frequency_bands, power_spectra, spectra_difference_db, texture_difference_db
 from training.loader import fixed_batches
 from vqvae import vqgan_trainer
-from vqvae.custom_vqgan import CustomVQGAN
+from vqvae.custom_vqgan import CustomVQGAN, PartialConv2d
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
 from vqvae.losses import load_lpips, psnr, spectral_loss
 from vqvae.utils import ReconstructionFigures
@@ -66,7 +66,35 @@ def test_what_stands_still_goes_on_to_the_edge_unless_zeros_are_beyond_it(paddin
         assert alike == (padding_mode != "zeros")
 
 
-@pytest.mark.parametrize("padding_mode", ["time", "replicate"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_a_partial_convolution_sees_counts_for_what_lies_beyond_the_edge(stride):
+    """Against a sum over the columns that are there, each counted as often as makes three of them."""
+    conv = nn.Conv2d(2, 3, 3, stride, padding=1)
+    images = torch.randn(2, 2, 7, 9, generator=torch.Generator().manual_seed(0))
+    padded = nn.functional.pad(images, (1, 1, 1, 1))
+    wanted = []
+    for middle in range(0, 9, stride):
+        there = [column for column in (middle - 1, middle, middle + 1) if 0 <= column < 9]
+        by_column = [
+            nn.functional.conv2d(padded[..., c + 1 : c + 2], conv.weight[..., c - middle + 1, None], None, (stride, 1))
+            for c in there
+        ]
+        wanted.append(3 / len(there) * sum(by_column) + conv.bias[:, None, None])
+    assert torch.allclose(PartialConv2d(conv)(images), torch.cat(wanted, -1), atol=1e-5)
+
+
+def test_partial_convolutions_in_bf16_are_those_in_fp32_nearly():
+    model = small_model(widths=(16, 32, 32), padding_mode="partial")
+    images = 2 * torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(0)) - 1
+    with torch.no_grad():
+        exact = model.encode(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model.encode(images)
+    assert rough.dtype == torch.bfloat16
+    assert (rough - exact).abs().mean() < 0.05 * exact.std()
+
+
+@pytest.mark.parametrize("padding_mode", ["partial", "time", "replicate"])
 def test_rows_know_where_doppler_ends_unless_the_outermost_are_repeated(padding_mode):
     model = small_model(widths=(16, 32, 32), padding_mode=padding_mode)
     with torch.no_grad():

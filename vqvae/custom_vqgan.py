@@ -5,7 +5,9 @@ Legend: B batch, C image channels, (H, W) image, D latent channels, (h, w) laten
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -17,8 +19,6 @@ from torch import Tensor, nn
 
 from vqvae.disturbance import Disturbance
 from vqvae.quantizer import SpectrogramQuantizer
-
-PADDING_MODES = ("time", "replicate", "zeros")
 
 
 @dataclass
@@ -32,34 +32,61 @@ class VQGANOutput:
     indices: Tensor
 
 
-class GoingOn(nn.Conv2d):
-    """A convolution that finds the outermost columns repeated beyond them, and the outermost rows or, there, zeros."""
+class EdgeConv2d(nn.Conv2d):
+    """A convolution with another answer than zeros to what stands beyond the edge of a map, see ``CustomVQGAN``.
 
-    def __init__(self, conv: nn.Conv2d, rows_too: bool) -> None:
+    Takes the place, and the weights, of ``conv``; (B, C, H, W) -> (B, C', H', W'), as high and as wide as with zeros.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
         self.load_state_dict(conv.state_dict())
+
+
+class PartialConv2d(EdgeConv2d):
+    """What the kernel sees counts for its columns beyond the first and last, too (Liu et al. 2018, arXiv:1811.11718).
+
+    Zeros stand above and below.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        first = torch.arange(-self.padding[1], maps.shape[-1] + self.padding[1], device=maps.device)
+        seen = ((first >= 0) & (first < maps.shape[-1])).float()
+        share = seen.unfold(0, self.kernel_size[1], self.stride[1]).mean(1)
+        found = nn.functional.conv2d(maps, self.weight, None, self.stride, self.padding)
+        return torch.addcmul(self.bias.to(found.dtype)[:, None, None], found, (1 / share).to(found.dtype))
+
+
+class RepeatingConv2d(EdgeConv2d):
+    """Finds the outermost columns repeated beyond them, and the outermost rows or, there, zeros."""
+
+    def __init__(self, conv: nn.Conv2d, rows_too: bool) -> None:
+        super().__init__(conv)
         self.rows_too = rows_too
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W'), as wide and as high as with zeros all around."""
         above, beside = self.padding
         rows = above if self.rows_too else 0
         maps = nn.functional.pad(maps, (beside, beside, rows, rows), mode="replicate")
         return nn.functional.conv2d(maps, self.weight, self.bias, self.stride, (above - rows, 0))
 
 
-def go_on_beyond_edges(network: nn.Module, rows_too: bool) -> None:
-    """Make the convolutions of ``network`` find the outermost columns repeated beyond the edge, in place of zeros.
+EDGES: dict[str, Callable[[nn.Conv2d], nn.Conv2d]] = {
+    "partial": PartialConv2d,
+    "time": partial(RepeatingConv2d, rows_too=False),
+    "replicate": partial(RepeatingConv2d, rows_too=True),
+}
+PADDING_MODES = (*EDGES, "zeros")
 
-    What stands still goes on before and after a window; beside zeros its line ends a few columns early. Doppler does
-    end: zeros above and below tell the network how far from there it is, which it cannot know otherwise.
-    """
+
+def change_edges(network: nn.Module, padding_mode: str) -> None:
+    """Give the convolutions of ``network`` what ``padding_mode`` says beyond the edges, in place of zeros."""
     for module in list(network.modules()):
         if isinstance(module, Downsample2D) and module.padding == 0:  # itself it adds zeros on the right and below
             module.conv.padding, module.padding = (1, 1), 1
         for name, conv in module.named_children():
             if isinstance(conv, nn.Conv2d) and conv.padding != (0, 0):
-                setattr(module, name, GoingOn(conv, rows_too))
+                setattr(module, name, EDGES[padding_mode](conv))
 
 
 class CustomVQGAN(ModelMixin, ConfigMixin):
@@ -76,8 +103,10 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
         norm_num_groups: groups of the group norms; with one channel in each, images come out nearly equally bright.
         mid_block_add_attention: one attention head over all (h, w) positions in the middle of both halves.
         commitment_beta: weight of the commitment term inside the quantiser.
-        padding_mode: what convolutions find beyond the edge: the outermost columns, and zeros above and below
-            (``"time"``), the outermost columns and rows (``"replicate"``) or, as in older models, ``"zeros"``.
+        padding_mode: what stands for the image beyond its edge. The window is cut out of a motion that goes on, so
+            before and after it what a kernel sees counts for what it does not (``"partial"``), or the outermost
+            columns are repeated (``"time"``); Doppler does end, and zeros above and below tell how far from there a
+            row is. ``"replicate"`` repeats the outermost rows, too; ``"zeros"``, as in older models, all around.
     """
 
     _supports_gradient_checkpointing = True
@@ -125,7 +154,7 @@ class CustomVQGAN(ModelMixin, ConfigMixin):
             raise ValueError(f"unknown padding_mode {padding_mode!r}; known are {', '.join(PADDING_MODES)}")
         if padding_mode != "zeros":
             for half in (self.encoder, self.decoder):
-                go_on_beyond_edges(half, rows_too=padding_mode == "replicate")
+                change_edges(half, padding_mode)
 
     @property
     def factor(self) -> int:
