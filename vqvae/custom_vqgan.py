@@ -53,8 +53,9 @@ class PartialConv2d(EdgeConv2d):
         first = torch.arange(-self.padding[1], maps.shape[-1] + self.padding[1], device=maps.device)
         seen = ((first >= 0) & (first < maps.shape[-1])).float()
         share = seen.unfold(0, self.kernel_size[1], self.stride[1]).mean(1)
-        found = nn.functional.conv2d(maps, self.weight, None, self.stride, self.padding)
-        return torch.addcmul(self.bias.to(found.dtype)[:, None, None], found, (1 / share).to(found.dtype))
+        found = nn.functional.conv2d(maps, self.weight, self.bias, self.stride, self.padding)
+        scale = (1 / share).to(found.dtype)
+        return torch.addcmul(self.bias.to(found.dtype)[:, None, None] * (1 - scale), found, scale)
 
 
 class RepeatingConv2d(EdgeConv2d):
