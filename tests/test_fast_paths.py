@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import folder_of, metrics, run_stage, stop_at
-from tiny import states_equal
+from test_training import folder_of, run_stage, stop_at
+from tiny import assert_same_run, states_equal
 from torch import nn
 
 from benchmarks.step_cost import LiveTensors
@@ -52,8 +52,7 @@ def test_a_compiled_run_is_the_run_as_it_is(stage, trained, tmp_path, traced):
     assert run_stage(trained, stage, tmp_path, "--compile") == 0
     assert len(traced) == {"vqgan": 4, "ldm": 1}[stage]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= len(traced)
-    for line, other in zip(metrics(tmp_path), metrics(folder_of(trained, stage)), strict=True):
-        assert line == pytest.approx(other, rel=2e-3, abs=2e-5), line["step"]
+    assert_same_run(tmp_path, folder_of(trained, stage))
     assert weights_of(tmp_path, stage).keys() == weights_of(folder_of(trained, stage), stage).keys()
 
 
@@ -107,5 +106,4 @@ def test_the_fused_optimiser_takes_the_steps_of_a_plain_one(stage, trained, tmp_
 
     monkeypatch.setattr(torch.optim.AdamW, "__init__", plain)
     assert run_stage(trained, stage, tmp_path) == 0
-    for line, other in zip(metrics(tmp_path), metrics(folder_of(trained, stage)), strict=True):
-        assert line == pytest.approx(other, rel=1e-4, abs=1e-6), line["step"]
+    assert_same_run(tmp_path, folder_of(trained, stage))
