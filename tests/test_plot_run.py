@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import pytest
 from filelock import FileLock
 from recording import Recording
+from tiny import metrics
 
 import plot_run
 from errors import UserError
@@ -104,7 +105,7 @@ def test_the_table_has_a_row_for_each_step_and_a_column_for_each_figure(run):
     assert plot("--run_dir", run) == 0
     with open(run / "metrics.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = metrics(run)
     assert [int(row["step"]) for row in rows] == sorted({entry["step"] for entry in logged})
     for entry in logged:
         (row,) = [row for row in rows if int(row["step"]) == entry["step"]]

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
-from tiny import TrainedStages, make_images, run_ldm, run_sample, run_vqgan, states_equal
+from tiny import TrainedStages, make_images, metrics, run_ldm, run_sample, run_vqgan, states_equal
 
 from errors import UserError
 from ldm.latents import CachedLatents, LatentSet
@@ -35,10 +35,6 @@ from vqvae.vqgan_trainer import VQGANTask
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("no_plots")
-
-
-def metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def run_stage(trained: TrainedStages, stage: str, output: Path, *more: str) -> int:

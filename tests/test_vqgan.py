@@ -15,11 +15,12 @@ from tiny import run_vqgan
 from torch import nn
 from torch.utils.data import TensorDataset
 
+import train_vqvae
 from errors import UserError
 from spectrograms.spectra import frequency_bands, power_spectra, spectra_difference_db, texture_difference_db
 from training.loader import fixed_batches
 from vqvae import vqgan_trainer
-from vqvae.custom_vqgan import CustomVQGAN, PartialConv2d
+from vqvae.custom_vqgan import PADDING_MODES, CustomVQGAN, PartialConv2d
 from vqvae.discriminator import PatchDiscriminator, adaptive_weight, gradient_penalty
 from vqvae.losses import load_lpips, psnr, spectral_loss
 from vqvae.utils import ReconstructionFigures
@@ -101,6 +102,14 @@ def test_rows_know_where_doppler_ends_unless_the_outermost_are_repeated(padding_
         image = model.decode(model.encode(torch.full((1, 1, 48, 32), 0.5)), quantise=False)
     alike = (image - image[:, :, :1]).abs().amax() < 1e-4
     assert alike == (padding_mode == "replicate")
+
+
+def test_the_script_offers_every_padding_mode_and_no_other():
+    required = ["--data_dir", ".", "--output_dir", "."]
+    for padding_mode in PADDING_MODES:
+        assert train_vqvae.parse([*required, "--padding_mode", padding_mode]).padding_mode == padding_mode
+    with pytest.raises(SystemExit):
+        train_vqvae.parse([*required, "--padding_mode", "mirrored"])
 
 
 def test_a_model_from_before_the_padding_could_be_chosen_has_zeros():
