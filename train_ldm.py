@@ -47,6 +47,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     augmentations.add_argument(
         "--augment_encodings", type=integer(2), default=8, help="per image: one as it is, the others changed"
     )
+    augmentations.add_argument(
+        "--no_told_changes", action="store_true", help="do not tell the UNet which encodings were changed"
+    )
     group = parser.add_argument_group("model")
     group.add_argument(
         "--unet_channels", type=positive_int, nargs="+", default=[128, 256, 384], help="width of each level of the UNet"
@@ -92,6 +95,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     settle_groups(parser, args, "--unet_channels", args.unet_channels)
     if args.attention_levels > len(args.unet_channels):
         parser.error(f"--attention_levels {args.attention_levels}: the UNet has {len(args.unet_channels)} levels")
+    if not augmentation(args):
+        args.no_told_changes = True  # there is nothing to tell: the run is one from before the flag was there
     return args
 
 
@@ -162,6 +167,7 @@ def train(args: argparse.Namespace) -> int:
         args.dropout,
         args.norm_num_groups,
         0 if args.no_doppler_planes else DOPPLER_PLANES,
+        not args.no_told_changes,
     )
     if args.init_from is not None:
         begin_with(unet, args.init_from, list(contract.classes))
@@ -216,12 +222,17 @@ def begin_with(unet: Any, path: Path, classes: list[str]) -> None:
     Raises:
         UserError: no such checkpoint, or one of another form.
     """
+    import torch
+
     from ldm.checkpoint_file import load_ldm
     from training.warm_start import CLASS_TABLE, FIRST_LAYER, fitted_classes, fitted_inputs, take_weights
 
     pipeline, _ = load_ldm(path)
     weights, fresh = pipeline.unet.state_dict(), unet.state_dict()
-    weights[CLASS_TABLE] = fitted_classes(weights[CLASS_TABLE], pipeline.class_names, fresh[CLASS_TABLE], classes)
+    tables = fresh[CLASS_TABLE].split(len(classes) + 1)
+    weights[CLASS_TABLE] = torch.cat(
+        [fitted_classes(weights[CLASS_TABLE], pipeline.class_names, table, classes) for table in tables]
+    )
     if pipeline.unet.config.out_channels == unet.config.out_channels:  # one that was not told the Doppler may be now
         weights[FIRST_LAYER] = fitted_inputs(weights[FIRST_LAYER], fresh[FIRST_LAYER])
     take_weights(unet, weights, path, "latent channels, widths and --no_doppler_planes of the UNet")

@@ -29,8 +29,9 @@ def build_unet(
     dropout: float,
     norm_num_groups: int = 32,
     doppler_planes: int = 0,
+    changes_told: bool = False,
 ) -> UNet2DModel:
-    """A class-conditional ``UNet2DModel``; class id K (the last embedding) is "no class".
+    """A class-conditional ``UNet2DModel``; class id K (the last embedding of a table) is "no class".
 
     Args:
         latent_channels: D.
@@ -42,6 +43,7 @@ def build_unet(
         dropout: in the residual blocks.
         norm_num_groups: groups of the group norms; divides every width.
         doppler_planes: P, inputs beside the latents, for ``with_doppler``.
+        changes_told: a second table of class embeddings, ids from K + 1 on, for images under random changes.
     """
     levels = len(block_out_channels)
     attended = [level >= levels - attention_levels for level in range(levels)]
@@ -57,7 +59,7 @@ def build_unet(
         attention_head_dim=min(32, block_out_channels[-1], *(w for w, here in widths if here)),
         dropout=dropout,
         norm_num_groups=norm_num_groups,
-        num_class_embeds=num_classes + 1,
+        num_class_embeds=(2 if changes_told else 1) * (num_classes + 1),
     )
 
 
@@ -128,6 +130,20 @@ def spread_timesteps(number: int, generator: torch.Generator) -> Tensor:
 def dropped_labels(number: int, probability: float, generator: torch.Generator) -> Tensor:
     """Which of ``number`` items are trained without class (classifier-free guidance, Ho & Salimans 2021). (B,) bool."""
     return torch.rand(number, generator=generator) < probability
+
+
+def told_changes(labels: Tensor, changed: Tensor, num_classes: int) -> Tensor:
+    """Labels (B,) below K + 1 as ids of the second table where ``changed`` (B,) bool, see ``build_unet``. -> (B,).
+
+    A network of few images needs more than them, and what is made of them by random changes is not measured data. Told
+    which is which (Karras et al. 2022, section 5) it learns from both, and draws what the unchanged ones are like.
+    """
+    return labels + changed * (num_classes + 1)
+
+
+def without_class(labels: Tensor, num_classes: int) -> Tensor:
+    """The id of "no class" in each label's own table. (B,) -> (B,)."""
+    return labels.div(num_classes + 1, rounding_mode="floor") * (num_classes + 1) + num_classes
 
 
 def diffusion_loss(

@@ -19,7 +19,16 @@ from torch import Tensor
 
 from dataset import DataContract
 from ldm.checkpoint_file import KIND
-from ldm.diffusion import diffusion_loss, dropped_labels, noise_schedule, noise_shift_for, planes_told, spread_timesteps
+from ldm.diffusion import (
+    diffusion_loss,
+    dropped_labels,
+    noise_schedule,
+    noise_shift_for,
+    planes_told,
+    spread_timesteps,
+    told_changes,
+    without_class,
+)
 from ldm.latents import CachedLatents, LatentNormaliser, LatentSet, pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline, image_generator, trained_pipeline
 from run_pictures import sheets
@@ -32,6 +41,7 @@ from training.material import Material
 from training.order import EpochOrder, mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from training.task import SavedParts, mean_of
+from training.warm_start import CLASS_TABLE
 from vqvae import utils
 from vqvae.custom_vqgan import CustomVQGAN
 
@@ -124,6 +134,7 @@ class LDMTask(SavedParts):
         self.latent_size = tuple(cached.train.latents.shape[-2:])
         self.multiple = 2 ** (len(unet.config.block_out_channels) - 1)
         self._doppler_planes = planes_told(unet)
+        self._changes_told = unet.config.num_class_embeds > self.null_label + 1
         self.decisive = "loss" if len(cached.val) else None
         self.guide_at = options.guide_at
         self.raw_unet = unet.to(accelerator.device)
@@ -153,13 +164,17 @@ class LDMTask(SavedParts):
         """A function (epoch, first batch) -> iterator of (latents (B, D, h, w), labels (B,)), for the loop.
 
         Each image comes once an epoch, its encodings in turn; with several processes, this one's share of each batch.
+        Labels of changed encodings are ids of the second table where the network has one.
         """
 
         def iterate(epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
             for batch in order.batches(epoch, first):
                 indices = batch[processes.share_of(len(batch))]
-                latents = self.cached.encoding((indices + epoch) % self.cached.encodings, indices)
-                yield self._prepared(latents), self.cached.train.labels[indices]
+                which = (indices + epoch) % self.cached.encodings
+                labels = self.cached.train.labels[indices]
+                if self._changes_told:
+                    labels = told_changes(labels, which > 0, self.null_label)
+                yield self._prepared(self.cached.encoding(which, indices)), labels
 
         return iterate
 
@@ -177,7 +192,7 @@ class LDMTask(SavedParts):
         timesteps = spread_timesteps(size, generator)[mine]
         noise = torch.randn((size, *latents.shape[1:]), generator=generator)[mine]
         dropped = dropped_labels(size, self.options.label_dropout, generator)[mine]
-        labels = torch.where(dropped, self.null_label, labels)
+        labels = torch.where(dropped, without_class(labels, self.null_label), labels)
         self.unet.train()
         parts = processes.parts_of((latents, labels, timesteps, noise), self.options.gradient_accumulation_steps)
         logged = mean_of(
@@ -318,13 +333,17 @@ class LDMTask(SavedParts):
         """Both stages' weights and all that sampling needs."""
         with AveragedWeights(self.raw_unet, self.average) as unet:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in unet.state_dict().items()}
+        config = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.raw_unet.config.items()
+            if not name.startswith("_")
+        }
+        # Nobody samples changed images, and so a checkpoint has one table of classes, whatever it was trained with.
+        config["num_class_embeds"] = self.null_label + 1
+        weights[CLASS_TABLE] = weights[CLASS_TABLE][: self.null_label + 1].clone()
         return {
             "epoch": epoch,
-            "unet": {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in self.raw_unet.config.items()
-                if not name.startswith("_")
-            },
+            "unet": config,
             "weights": weights,
             "vqgan": {
                 "config": utils.describe(self.vqgan),

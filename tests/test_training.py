@@ -906,7 +906,7 @@ def test_every_encoding_of_an_image_is_seen_once_in_as_many_epochs():
     latents = torch.arange(3 * 5).view(3, 5, 1, 1, 1)
     plain = LatentSet(latents[0], torch.arange(5))
     cached = CachedLatents(plain, plain, changed=latents[1:], references=torch.zeros(0))
-    task = SimpleNamespace(cached=cached, _prepared=lambda latents: latents)
+    task = SimpleNamespace(cached=cached, null_label=5, _changes_told=False, _prepared=lambda latents: latents)
     order = EpochOrder(5, 5, seed=0)
     seen = torch.stack(
         [batch[batch % 5 == 2] for epoch in range(3) for batch, _ in LDMTask.batches(task, order)(epoch, 0)]

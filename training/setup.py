@@ -38,6 +38,7 @@ MAY_CHANGE = {
 # Of runs from before the flag was there; they go on if it is given.
 BEFORE_FLAGS = {
     "no_doppler_planes": True,
+    "no_told_changes": True,
     "noise_shift": 1.0,
     "least_loss_weight": 0.0,
     "codebook_idle": 0.1,
