@@ -9,7 +9,6 @@ import pytest
 import torch
 from tiny import assert_same_run, run_ldm, run_sample
 
-from errors import UserError
 from ldm.checkpoint_file import load_ldm
 from ldm.diffusion import told_changes, without_class
 from ldm.latents import CachedLatents, LatentSet
@@ -71,18 +70,6 @@ def test_without_changes_there_is_nothing_to_tell(trained, tmp_path):
     assert_same_run(tmp_path / "run", trained.ldm_folder)
     begun = json.loads((trained.ldm_folder / "arguments.json").read_text())
     assert begun["no_told_changes"] is True
-
-
-def test_a_run_of_changed_images_begun_before_goes_on_untold(trained, tmp_path):
-    folder = tmp_path / "run"
-    flags = (trained.data, trained.vqgan, folder, *CHANGED)
-    assert run_ldm(*flags, "--no_told_changes", "--epochs", "1") == 0
-    begun = json.loads((folder / "arguments.json").read_text())
-    del begun["no_told_changes"]
-    (folder / "arguments.json").write_text(json.dumps(begun))
-    with pytest.raises(UserError, match=r"holds a run with other settings \(--no_told_changes was True, is False"):
-        run_ldm(*flags, "--epochs", "2")
-    assert run_ldm(*flags, "--no_told_changes", "--epochs", "2") == 0
 
 
 def test_both_tables_begin_with_known_classes(trained, tmp_path):

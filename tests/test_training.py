@@ -344,15 +344,16 @@ def test_stage_2_warns_of_another_division_of_stage_1s_folder_alone(trained, tmp
     assert "another division" not in told(Path(shutil.copy(trained.vqgan, tmp_path / "vqgan_of_other_data.pt")))
 
 
-def test_a_run_begun_before_a_flag_came_goes_on_as_it_was_begun(trained, tmp_path):
-    folder, command = tmp_path / "run", (trained.data, trained.vqgan, tmp_path / "run")
-    assert run_ldm(*command, "--no_doppler_planes", "--epochs", "1") == 0
+@pytest.mark.parametrize("flag, more", [("no_doppler_planes", ()), ("no_told_changes", ("--augment_gain", "0.1"))])
+def test_a_run_begun_before_a_flag_came_goes_on_as_it_was_begun(trained, tmp_path, flag, more):
+    folder, command = tmp_path / "run", (trained.data, trained.vqgan, tmp_path / "run", *more)
+    assert run_ldm(*command, f"--{flag}", "--epochs", "1") == 0
     begun = json.loads((folder / "arguments.json").read_text())
-    del begun["no_doppler_planes"]
+    del begun[flag]
     (folder / "arguments.json").write_text(json.dumps(begun))
-    with pytest.raises(UserError, match=r"holds a run with other settings \(--no_doppler_planes was True, is False"):
+    with pytest.raises(UserError, match=rf"holds a run with other settings \(--{flag} was True, is False"):
         run_ldm(*command, "--epochs", "2")
-    assert run_ldm(*command, "--no_doppler_planes", "--epochs", "2") == 0
+    assert run_ldm(*command, f"--{flag}", "--epochs", "2") == 0
     assert metrics(folder)[-1]["step"] == 6
 
 
