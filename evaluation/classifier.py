@@ -202,24 +202,34 @@ def batches_of(
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None,
     synthetic_share: float | None = None,
 ) -> Batch:
-    """A function that draws batches of real and synthetic images.
+    """A function that draws batches of real and synthetic images, in which every class is as likely as any other.
 
-    ``synthetic_share`` of every batch is synthetic, where there are both; None: images are drawn alike, as if their
-    files lay in one folder.
+    Samples mostly come in equal numbers. Were the real images' numbers to show in the batches of the other arms, then
+    samples of rare classes would be credited with what comes of showing those classes more often.
+
+    ``synthetic_share`` of every batch is synthetic, where there are both; None: the images of a class are drawn alike,
+    as if their files lay in one folder.
     """
     sources = [source for source in (real, synthetic) if source is not None]
     pool = torch.cat([source.images for source in sources])
     of_pool = torch.cat([source.labels for source in sources])
-    begin = 0 if real is None else len(real)  # of the synthetic ones in the pool
-    of_synthetic = None if None in (real, synthetic, synthetic_share) else round(synthetic_share * batch_size)
+    if None in (real, synthetic, synthetic_share):
+        shares = [(0, len(pool), batch_size)]  # first image of the pool, the one after the last, how many of a batch
+    else:
+        of_synthetic = round(synthetic_share * batch_size)
+        shares = [(0, len(real), batch_size - of_synthetic), (len(real), len(pool), of_synthetic)]
+    parts = [(first, chances_of(of_pool[first:end]), number) for first, end, number in shares if number]
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        if of_synthetic is None:
-            pick = torch.randint(len(pool), (batch_size,), generator=generator)
-        else:
-            of_real = torch.randint(begin, (batch_size - of_synthetic,), generator=generator)
-            pick = torch.cat([of_real, torch.randint(begin, len(pool), (of_synthetic,), generator=generator)])
+        pick = torch.cat(
+            [first + torch.multinomial(chances, number, True, generator=generator) for first, chances, number in parts]
+        )
         images, targets = pool[pick], functional.one_hot(of_pool[pick], num_classes).float()
         return augment(images, targets, generator) if augment else (images, targets)
 
     return draw
+
+
+def chances_of(labels: Tensor) -> Tensor:
+    """How likely each image is to be drawn, that every class may be as likely as any other. (N,) -> (N,) float64."""
+    return 1 / torch.bincount(labels)[labels].double()

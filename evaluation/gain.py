@@ -35,7 +35,7 @@ from evaluation.verdict import arm_row
 from training import checkpoint
 from training.order import mix_seed
 
-TRAINING_VERSION = 3  # raised when the same arm would be trained otherwise: cached results then count no more
+TRAINING_VERSION = 4  # raised when the same arm would be trained otherwise: cached results then count no more
 PRETRAINING_STEPS = 4  # times the steps of every other classifier (docs/experiments.md)
 PRETRAINING_RECIPE = "shift, gain, masks"
 

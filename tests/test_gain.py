@@ -25,13 +25,29 @@ from evaluation.points import check_points
 from evaluation.verdict import headline
 
 
-def test_mixed_batches_draw_from_all_images_alike():
+def test_mixed_batches_draw_from_all_images_of_a_class_alike():
     real, synthetic = image_set(100, 0), image_set(300, 1)
     synthetic.images[:] = 1.0
     images, targets = batches_of(real, synthetic, 2, 4000, None)(torch.Generator().manual_seed(0))
     assert len(images) == len(targets) == 4000
     made = (images.flatten(1) == 1).all(1).sum().item()
     assert abs(made - 3000) < 5 * math.sqrt(4000 * 0.75 * 0.25)  # binomial
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_classes_are_drawn_alike_whatever_their_numbers(share):
+    """Else samples of rare classes are credited with what comes of showing those classes more often."""
+    real, synthetic = image_set(100, 0), image_set(40, 1)
+    rare = real.take(torch.cat([(real.labels == 0).nonzero()[:, 0], (real.labels == 1).nonzero()[:5, 0]]))
+    for sources in ((rare, None), (rare, synthetic)):
+        images, targets = batches_of(*sources, 2, 4000, None, share)(torch.Generator().manual_seed(0))
+        assert len(images) == 4000
+        assert abs(float(targets[:, 1].sum()) - 2000) < 5 * math.sqrt(4000 * 0.25), "binomial"
+    # Within a class every image is as likely as another.
+    images, targets = batches_of(rare, None, 2, 4000, None)(torch.Generator().manual_seed(1))
+    seen = [int((images[targets[:, 1] == 1] == image).flatten(1).all(1).sum()) for image in rare.images[-5:]]
+    assert sum(seen) == int(targets[:, 1].sum())
+    assert max(abs(number - 400) for number in seen) < 5 * math.sqrt(4000 * 0.1 * 0.9)
 
 
 def test_classical_augmentation_keeps_form_range_and_probabilities():
