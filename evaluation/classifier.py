@@ -218,7 +218,7 @@ def batches_of(
     else:
         of_synthetic = round(synthetic_share * batch_size)
         shares = [(0, len(real), batch_size - of_synthetic), (len(real), len(pool), of_synthetic)]
-    parts = [(first, chances_of(of_pool[first:end]), number) for first, end, number in shares if number]
+    parts = [(first, _chances_of(of_pool[first:end]), number) for first, end, number in shares if number]
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         pick = torch.cat(
@@ -230,6 +230,6 @@ def batches_of(
     return draw
 
 
-def chances_of(labels: Tensor) -> Tensor:
-    """How likely each image is to be drawn, that every class may be as likely as any other. (N,) -> (N,) float64."""
+def _chances_of(labels: Tensor) -> Tensor:
+    """Chances of the images, up to a factor, by which every class is as likely as any other. (N,) -> (N,) float64."""
     return 1 / torch.bincount(labels)[labels].double()
