@@ -23,6 +23,7 @@ from training.arguments import (
 if TYPE_CHECKING:
     from ldm.checkpoint_file import LDMFile
     from ldm.generation import SamplingOptions, Sieve
+    from ldm.pipeline import SpectrogramPipeline
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -73,6 +74,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--reject_outliers", action="store_true", help="draw again what does not move like its class's training images"
     )
+    parser.add_argument(
+        "--conditions",
+        choices=("own", "any", "none"),
+        default=None,
+        help="whose conditions to ask for: of the class's training images, of any class's, or none (default: any, if "
+        "the model was told conditions)",
+    )
+    parser.add_argument(
+        "--kept_conditions",
+        nargs="*",
+        default=None,
+        metavar="NAME",
+        help="conditions that stay the class's own with any (default: those that tell the class)",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to draw")
     args = parser.parse_args(argv)
     if args.guide_path is not None and args.guidance_scale == 1.0:
@@ -81,6 +96,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--guidance_interval: LOW must not be above HIGH")
     if args.dynamic_range_db is not None and args.file_format == "native":
         parser.error("--dynamic_range_db: goes with --file_format npy or mat; native files hold no decibels")
+    if args.kept_conditions is not None and args.conditions not in (None, "any"):
+        parser.error(f"--kept_conditions: goes with --conditions any, not {args.conditions}")
     return args
 
 
@@ -97,6 +114,31 @@ def sieves_of(options: SamplingOptions, payload: LDMFile) -> list[Sieve]:
     if options.reject_outliers:
         found.append(KinematicSieve(references.images, references.labels))
     return found
+
+
+def conditions_of(args: argparse.Namespace, pipeline: SpectrogramPipeline) -> tuple[str, tuple[str, ...] | None]:
+    """Whose conditions ``args`` ask for, and which stay the own class's; says so where the images decide it.
+
+    Raises:
+        UserError: a model that was told none, or a name that is none of them.
+    """
+    from errors import UserError
+    from ldm.conditions import FIGURES
+
+    known = pipeline.conditions
+    if known is None:
+        if args.conditions in (None, "none") and args.kept_conditions is None:
+            return "none", None
+        flag = "--kept_conditions" if args.conditions in (None, "none") else f"--conditions {args.conditions}"
+        raise UserError(f"{flag}: {args.ldm_path} was told no conditions; leave the flag out")
+    way = args.conditions or "any"
+    if way != "any":
+        return way, None
+    kept = known.of_the_class() if args.kept_conditions is None else args.kept_conditions
+    for name in kept:
+        if name not in FIGURES:
+            raise UserError(f"--kept_conditions {name}: known are {', '.join(FIGURES)}")
+    return way, tuple(name for name in FIGURES if name in kept)
 
 
 def sample(args: argparse.Namespace) -> int:
@@ -120,6 +162,7 @@ def sample(args: argparse.Namespace) -> int:
     for name in classes:
         if name not in known:
             raise UserError(f"--classes {name}: {args.ldm_path} knows {', '.join(known)}")
+    conditions, kept_conditions = conditions_of(args, pipeline)
     options = SamplingOptions(
         sampler=args.sampler,
         num_inference_steps=args.num_inference_steps,
@@ -131,6 +174,8 @@ def sample(args: argparse.Namespace) -> int:
         reject_outliers=args.reject_outliers,
         file_format=args.file_format,
         decibel_range=decibel_range(args.file_format, contract, args.dynamic_range_db),
+        conditions=conditions,
+        kept_conditions=kept_conditions,
     )
     checkpoint_digest = digest(args.ldm_path)
     guide_digest = digest(args.guide_path) if args.guide_path else None

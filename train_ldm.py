@@ -62,6 +62,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--no_doppler_planes", action="store_true", help="do not tell the UNet the Doppler of each row of its input"
     )
     group.add_argument(
+        "--no_told_conditions",
+        action="store_true",
+        help="do not tell the UNet each image's noise floor, level and mean Doppler beside its class",
+    )
+    group.add_argument(
         "--init_from",
         type=existing_file,
         default=None,
@@ -107,6 +112,7 @@ def train(args: argparse.Namespace) -> int:
     import torch
 
     from dataset import open_data
+    from ldm.conditions import FIGURES, PLANES
     from ldm.diffusion import DOPPLER_PLANES, build_unet
     from ldm.latents import LatentNormaliser, cached_latents, pad_to_multiple
     from ldm.ldm_trainer import LDMOptions, LDMTask
@@ -168,6 +174,7 @@ def train(args: argparse.Namespace) -> int:
         args.norm_num_groups,
         0 if args.no_doppler_planes else DOPPLER_PLANES,
         not args.no_told_changes,
+        0 if args.no_told_conditions else PLANES,
     )
     if args.init_from is not None:
         begin_with(unet, args.init_from, list(contract.classes))
@@ -184,6 +191,7 @@ def train(args: argparse.Namespace) -> int:
     with held_run_folder(args) as folder:
         vqgan.to(accelerator.device)
         key = {"vqgan": vqgan_digest, "contract": contract.to_dict(), "images": data.fingerprint}
+        key["conditions"] = list(FIGURES)
         changed = []
         if changes := augmentation(args):
             key |= {"augmentation": asdict(changes), "encodings": args.augment_encodings, "seed": args.seed}
@@ -196,6 +204,7 @@ def train(args: argparse.Namespace) -> int:
             data.train.without_augmentation(),
             data.val,
             accelerator.device,
+            contract.image_size,
             args.num_workers,
             changed,
         )
@@ -225,6 +234,7 @@ def begin_with(unet: Any, path: Path, classes: list[str]) -> None:
     import torch
 
     from ldm.checkpoint_file import load_ldm
+    from ldm.diffusion import planes_told
     from training.warm_start import CLASS_TABLE, FIRST_LAYER, fitted_classes, fitted_inputs, take_weights
 
     pipeline, _ = load_ldm(path)
@@ -233,9 +243,11 @@ def begin_with(unet: Any, path: Path, classes: list[str]) -> None:
     weights[CLASS_TABLE] = torch.cat(
         [fitted_classes(weights[CLASS_TABLE], pipeline.class_names, table, classes) for table in tables]
     )
-    if pipeline.unet.config.out_channels == unet.config.out_channels:  # one that was not told the Doppler may be now
-        weights[FIRST_LAYER] = fitted_inputs(weights[FIRST_LAYER], fresh[FIRST_LAYER])
-    take_weights(unet, weights, path, "latent channels, widths and --no_doppler_planes of the UNet")
+    # One that was not told the Doppler, or conditions, may be now.
+    known, wanted = ((network.config.out_channels, *planes_told(network)) for network in (pipeline.unet, unet))
+    weights[FIRST_LAYER] = fitted_inputs(weights[FIRST_LAYER], known, wanted)
+    flags = "latent channels, widths, --no_doppler_planes and --no_told_conditions of the UNet"
+    take_weights(unet, weights, path, flags)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from evaluation.images import ImageSet, from_folder
 from evaluation.intervals import mean_and_interval, plus_minus
 from evaluation.novelty import refuse_leak
 from ldm.checkpoint_file import load_ldm
-from ldm.diffusion import TRAIN_TIMESTEPS, noise_schedule, planes_told, with_doppler
+from ldm.diffusion import TRAIN_TIMESTEPS, network_input, noise_schedule, planes_told
 from ldm.latents import pad_to_multiple
 from ldm.pipeline import SpectrogramPipeline
 from training.arguments import existing_dir, existing_file, positive_int, run_script
@@ -59,7 +59,7 @@ def misfits(pipeline: SpectrogramPipeline, latents: Tensor, timesteps: Sequence[
             for _ in range(noises):
                 noise, when = torch.randn(latents.shape, generator=generator), torch.full((len(latents),), step)
                 noisy, target = (make(latents, noise, when) for make in (scheduler.add_noise, scheduler.get_velocity))
-                noisy = with_doppler(noisy, planes_told(pipeline.unet))
+                noisy = network_input(noisy, planes_told(pipeline.unet)[0], pipeline.condition_planes(None, noisy))
                 for label in labels:
                     for part in torch.arange(len(latents)).split(128):
                         said = torch.full((len(part),), label)

@@ -30,7 +30,7 @@ from evaluation.fidelity import kernel_distance
 from evaluation.gain import Judge, Study
 from evaluation.images import ImageSet, from_folder
 from ldm.checkpoint_file import load_ldm
-from ldm.diffusion import noise_schedule, planes_told, with_doppler
+from ldm.diffusion import network_input, noise_schedule, planes_told
 from ldm.pipeline import SpectrogramPipeline, image_generator
 from ldm.samplers import make_sampler
 from training.arguments import existing_dir, existing_file, positive_int, real, run_script
@@ -97,9 +97,11 @@ def guidance_costs(pipeline: SpectrogramPipeline, batch: int, rounds: int) -> di
     timestep, labels = torch.tensor(500, device=device), torch.zeros(batch, dtype=torch.int64, device=device)
     null = torch.full_like(labels, len(pipeline.class_names))
     unet = pipeline.unet
-    told = with_doppler(noise, planes_told(unet))
+    figures = pipeline.draw_conditions(labels, way="none" if pipeline.conditions is None else "own")
+    conditions = pipeline.condition_planes(figures, noise)
+    told = network_input(noise, planes_told(unet)[0], conditions)
     ways = {
-        "one call": lambda: pipeline._predict(noise, timestep, labels, null, 2.0),
+        "one call": lambda: pipeline._predict(noise, timestep, labels, null, 2.0, conditions),
         "two calls": lambda: [unet(told, timestep, class_labels=which).sample for which in (labels, null)],
     }
     with torch.no_grad():

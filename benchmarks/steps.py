@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from dataset import DataContract
+from ldm.conditions import FIGURES
 from ldm.diffusion import build_unet
 from ldm.latents import CachedLatents, LatentNormaliser, LatentSet
 from ldm.ldm_trainer import LDMOptions, LDMTask
@@ -152,12 +153,14 @@ def _stage_2_task(settings: Settings, side: int, precision: str) -> LDMTask:
     )
     vqgan = freeze(_vqgan(settings))
     vqgan.quantize.start(torch.randn(settings.codes, LATENT_CHANNELS), settings.codes, torch.Generator(), iterations=1)
-    latents = LatentSet(torch.randn(1, LATENT_CHANNELS, *grid), torch.zeros(1, dtype=torch.int64))
+    latents = LatentSet(
+        torch.randn(1, LATENT_CHANNELS, *grid), torch.zeros(1, dtype=torch.int64), torch.zeros(1, len(FIGURES))
+    )
     return LDMTask(
         _accelerator(precision),
         unet,
         vqgan,
-        CachedLatents(latents, latents, None, torch.zeros(1, settings.channels, side, side, dtype=torch.uint8)),
+        CachedLatents(latents, latents, None, None, torch.zeros(1, settings.channels, side, side, dtype=torch.uint8)),
         LatentNormaliser([0.0] * LATENT_CHANNELS, [1.0] * LATENT_CHANNELS),
         LDMOptions(),
         _contract(settings, side),

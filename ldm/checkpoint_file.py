@@ -16,7 +16,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic reads typing's 
 
 from dataset import DataContract
 from errors import UserError
-from ldm.diffusion import planes_told
+from ldm.conditions import Conditions, ConditionsFile
 from ldm.latents import shrink
 from ldm.pipeline import SpectrogramPipeline, check_guide, trained_pipeline
 from training import checkpoint
@@ -45,6 +45,7 @@ class LDMFile(TypedDict):
     latent_statistics: LatentStatistics
     latent_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
     noise_shift: NotRequired[Annotated[float, Field(gt=0)]]  # 1 in files from before it was there
+    conditions: NotRequired[ConditionsFile]  # where stage 2 was told them
     contract: DataContract
     references: checkpoint.StoredTensor
     reference_labels: checkpoint.StoredTensor
@@ -75,17 +76,20 @@ def load_ldm(
             if checkpoint.state_digest(vqgan.state_dict()) != payload["identity"]["vqgan"]:
                 raise UserError(f"--vqgan_path {vqgan_path}: is not the stage 1 that {path} was trained on")
         _check_parts(payload, unet, vqgan)
-        shift = payload.get("noise_shift", 1.0)
+        contract, shift, stored = payload["contract"], payload.get("noise_shift", 1.0), payload.get("conditions")
+        conditions = Conditions.from_dict(stored, len(contract.classes)) if stored else None
         guide = None if guide_path is None else _load_guide(guide_path, path, payload, unet)
-        pipeline = trained_pipeline(vqgan, unet, payload["contract"], payload["latent_statistics"], shift, guide)
+        pipeline = trained_pipeline(vqgan, unet, contract, payload["latent_statistics"], shift, guide, conditions)
     return pipeline, payload
 
 
 def _load_guide(guide_path: Path, path: Path, payload: LDMFile, unet: UNet2DModel) -> UNet2DModel:
     """The averaged UNet of the checkpoint ``guide_path``, to guide ``unet``, that of ``path`` with ``payload``."""
     found = checkpoint.load(guide_path, KIND, LDMFile)
+    both_told = "conditions" in found and "conditions" in payload
     facts = (
         ("latents", lambda file: (file["identity"]["vqgan"], file["latent_statistics"])),
+        ("conditions", lambda file: file["conditions"] if both_told else None),
         ("classes", lambda file: file["contract"].classes),
         ("noise", lambda file: file.get("noise_shift", 1.0)),
     )
@@ -109,7 +113,6 @@ def _check_parts(payload: LDMFile, unet: UNet2DModel, vqgan: CustomVQGAN) -> Non
     if payload["latent_size"] != tuple(side // vqgan.factor for side in contract.padded_size):
         raise ValueError("latent_size is not that of the images")
     channels = vqgan.config.latent_channels
-    planes_told(unet)
     if unet.config.out_channels != channels:
         raise ValueError("the UNet and stage 1 have different numbers of latent channels")
     if unet.config.num_class_embeds != len(contract.classes) + 1:

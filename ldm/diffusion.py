@@ -1,7 +1,7 @@
 """The diffusion process: noise schedule, the network that undoes it, and its training loss.
 
 Legend: B batch, D latent channels, (h, w) padded latent grid, K classes, T training timesteps, P planes that tell the
-Doppler.
+Doppler, Q planes that tell conditions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
+
+from ldm.conditions import PLANES
 
 TRAIN_TIMESTEPS = 1000
 DOPPLER_PLANES = 7  # the Doppler itself, and three octaves of sines and cosines
@@ -30,6 +32,7 @@ def build_unet(
     norm_num_groups: int = 32,
     doppler_planes: int = 0,
     changes_told: bool = False,
+    condition_planes: int = 0,
 ) -> UNet2DModel:
     """A class-conditional ``UNet2DModel``; class id K (the last embedding of a table) is "no class".
 
@@ -42,15 +45,16 @@ def build_unet(
         attention_levels: how many of the coarsest levels have self-attention.
         dropout: in the residual blocks.
         norm_num_groups: groups of the group norms; divides every width.
-        doppler_planes: P, inputs beside the latents, for ``with_doppler``.
+        doppler_planes: P, inputs beside the latents, 0 or ``DOPPLER_PLANES``.
         changes_told: a second table of class embeddings, ids from K + 1 on, for images under random changes.
+        condition_planes: Q, inputs beside these, 0 or ``ldm.conditions.PLANES``.
     """
     levels = len(block_out_channels)
     attended = [level >= levels - attention_levels for level in range(levels)]
     widths = list(zip(block_out_channels, attended, strict=True))
     return UNet2DModel(
         sample_size=latent_size,
-        in_channels=latent_channels + doppler_planes,
+        in_channels=latent_channels + doppler_planes + condition_planes,
         out_channels=latent_channels,
         block_out_channels=tuple(block_out_channels),
         layers_per_block=layers_per_block,
@@ -63,12 +67,25 @@ def build_unet(
     )
 
 
-def planes_told(unet: UNet2DModel) -> int:
-    """P, how many planes ``unet`` takes beside the latents. Raises ``ValueError`` where it cannot be that."""
+def planes_told(unet: UNet2DModel) -> tuple[int, int]:
+    """P and Q, how many planes ``unet`` takes beside the latents. Raises ``ValueError`` where it cannot be those."""
     planes = unet.config.in_channels - unet.config.out_channels
-    if planes < 0 or (planes and planes % 2 == 0):
+    conditions = PLANES if planes in (PLANES, DOPPLER_PLANES + PLANES) else 0
+    if planes - conditions not in (0, DOPPLER_PLANES):
         raise ValueError(f"a UNet of {unet.config.in_channels} inputs does not denoise {unet.config.out_channels}")
-    return planes
+    return planes - conditions, conditions
+
+
+def network_input(noisy: Tensor, doppler_planes: int, conditions: Tensor | None = None) -> Tensor:
+    """What a network is given: noisy latents, and beside them what it is told. -> (B, D + P + Q, h, w).
+
+    Args:
+        noisy: (B, D, h, w).
+        doppler_planes: P, see ``with_doppler``.
+        conditions: (B, Q, h, w) from ``ldm.conditions.condition_planes``, or None where Q is 0.
+    """
+    told = with_doppler(noisy, doppler_planes)
+    return told if conditions is None else torch.cat([told, conditions.to(told)], dim=1)
 
 
 def with_doppler(noisy: Tensor, planes: int) -> Tensor:
@@ -157,6 +174,7 @@ def diffusion_loss(
     doppler_planes: int = 0,
     noise_shift: float = 1.0,
     least_weight: float = 0.0,
+    conditions: Tensor | None = None,
 ) -> Tensor:
     """Loss of each item, min-SNR weighted (Hang et al. 2023). -> (B,).
 
@@ -172,10 +190,12 @@ def diffusion_loss(
             all have in common is decided would hardly count.
         least_weight: no timestep has less. Where nothing but noise is left the weight falls to nothing, and what the
             network says there is what sampling begins with: the mean of what it learned, if it learned that.
+        conditions: (B, Q, h, w) planes, or None where ``unet`` takes none.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    predicted = unet(with_doppler(noisy, doppler_planes), timesteps, class_labels=labels).sample
+    told = network_input(noisy, doppler_planes, conditions)
+    predicted = unet(told, timesteps, class_labels=labels).sample
     snr = compute_snr(scheduler, timesteps)
     weight = (noise_shift**2 * snr).clamp(max=min_snr_gamma) / (snr + 1)
     return weight.clamp(min=least_weight) * (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))

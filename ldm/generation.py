@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dataset import DataContract
 from errors import UserError
 from ldm.checkpoint_file import LDMFile, References
+from ldm.conditions import FIGURES
 from ldm.diffusion import noise_schedule
 from ldm.file_format import FileFormat
 from ldm.pipeline import SpectrogramPipeline, image_generator
@@ -41,6 +42,8 @@ class SamplingOptions:
         reject_copies, reject_outliers: which sieves are used, see ``Sieve``.
         file_format: one of ``ldm.file_format.FORMATS``.
         decibel_range: see ``ldm.file_format.decibel_range``.
+        conditions: one of ``ldm.conditions.WAYS``: whose conditions images are asked for.
+        kept_conditions: figures that stay those of the own class with ``"any"``.
     """
 
     sampler: str = "dpm++"
@@ -53,6 +56,8 @@ class SamplingOptions:
     reject_outliers: bool = False
     file_format: str = "native"
     decibel_range: tuple[float, float] | None = None
+    conditions: str = "none"
+    kept_conditions: tuple[str, ...] | None = None
 
     def record(self) -> dict[str, Any]:
         """The options as JSON types, as ``sampling.json`` keeps them."""
@@ -79,12 +84,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One image that was drawn: ``image`` (C, H, W), its nearest training image, how often it was ``draws``-n."""
+    """One image that was drawn: ``image`` (C, H, W), its nearest training image, how often it was ``draws``-n, and the
+    conditions that it was asked for, M figures or none."""
 
     image: Tensor
     distance: float
     nearest: int
     draws: int
+    conditions: list[float]
 
 
 class Generator:
@@ -115,15 +122,15 @@ class Generator:
         found: list[Drawn | None] = [None] * len(jobs)
         open_jobs = list(range(len(jobs)))
         for draw in range(MOST_DRAWS if self._sieves else 1):
-            images = self._images([jobs[place] for place in open_jobs], draw)
+            images, conditions = self._images([jobs[place] for place in open_jobs], draw)
             small = self._references.shrink(images)
             distances, indices = self._references.nearest(small)
             reasons = self._reasons(small, [jobs[place] for place in open_jobs])
-            for place, image, distance, index, reason in zip(
-                open_jobs, images.cpu(), distances.tolist(), indices.tolist(), reasons, strict=True
+            for place, image, distance, index, reason, asked in zip(
+                open_jobs, images.cpu(), distances.tolist(), indices.tolist(), reasons, conditions, strict=True
             ):
                 if reason is None:
-                    found[place] = Drawn(image, distance, index, draw + 1)
+                    found[place] = Drawn(image, distance, index, draw + 1, asked)
                 else:
                     self.refused[jobs[place].name, reason] += 1
             open_jobs = [place for place in open_jobs if found[place] is None]
@@ -131,15 +138,19 @@ class Generator:
                 break
         return found
 
-    def _images(self, jobs: list[Job], draw: int) -> Tensor:
+    def _images(self, jobs: list[Job], draw: int) -> tuple[Tensor, list[list[float]]]:
         options = self._options
+        labels = [job.label for job in jobs]
+        generators = [image_generator(options.seed, job.label, job.index, draw) for job in jobs]
+        conditions = self._pipeline.draw_conditions(labels, generators, options.conditions, options.kept_conditions)
         latents = self._pipeline(
-            [job.label for job in jobs],
+            labels,
             guidance_scale=options.guidance_scale,
             guidance_interval=options.guidance_interval,
             num_inference_steps=options.num_inference_steps,
-            generator=[image_generator(options.seed, job.label, job.index, draw) for job in jobs],
+            generator=generators,
             output_type="latent",
+            conditions="none" if conditions is None else conditions,
         ).images
         images = self._pipeline.decode_latents(latents)  # padded and in [-1, 1], as the references are
         for job, is_number in zip(jobs, images.isfinite().flatten(1).all(1).tolist(), strict=True):
@@ -148,7 +159,7 @@ class Generator:
                     f"class {job.name}, image {job.index}: the sampler gave values that are no numbers; lower "
                     f"--guidance_scale {options.guidance_scale:g}, or train stage 2 on from an earlier state"
                 )
-        return images
+        return images, [[]] * len(jobs) if conditions is None else conditions.tolist()
 
     def _reasons(self, small: Tensor, jobs: list[Job]) -> list[str | None]:
         labels = torch.tensor([job.label for job in jobs])
@@ -239,6 +250,7 @@ def _entry(name: str, job: Job, found: Drawn, options: SamplingOptions, checkpoi
         "checkpoint_sha256": checkpoint_digest,
         "nearest_training_distance": round(found.distance, 6),
         "nearest_training_index": found.nearest,
+        **{f"asked_{name}": round(value, 6) for name, value in zip(FIGURES, found.conditions, strict=False)},
     }
 
 

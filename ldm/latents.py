@@ -1,6 +1,7 @@
 """Every image's latents, encoded once by the frozen stage 1, normalised, and cached on the disk.
 
-Legend: N images, V encodings of each, D latent channels, (h, w) latent grid, K classes.
+Legend: N images, V encodings of each, D latent channels, (h, w) latent grid, K classes,
+M figures of an image's conditions.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ldm.conditions import FIGURES, read_conditions
 from training import processes
 from training.checkpoint import digest
 from training.files import write_atomically
@@ -26,6 +28,7 @@ from vqvae.custom_vqgan import CustomVQGAN
 
 REFERENCE_SIDE = 64  # pixels: training images are kept this small to tell copies by
 FEW_IMAGES = 4000  # past this many, half that side, so that a checkpoint stays small
+_OF_A_SET = ("latents", "labels", "conditions")
 
 
 @dataclass
@@ -35,10 +38,12 @@ class LatentSet:
     Attributes:
         latents: before quantisation, as the encoder gives them, (N, D, h, w) float32.
         labels: (N,) int64.
+        conditions: what ``read_conditions`` reads off the images, (N, M).
     """
 
     latents: Tensor
     labels: Tensor
+    conditions: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,22 +76,31 @@ def pad_to_multiple(latents: Tensor, multiple: int) -> Tensor:
 
 @torch.no_grad()
 def encode_dataset(
-    model: CustomVQGAN, items: Dataset, device: torch.device, what: str, num_workers: int = 0
+    model: CustomVQGAN,
+    items: Dataset,
+    device: torch.device,
+    what: str,
+    image_size: Sequence[int],
+    num_workers: int = 0,
 ) -> tuple[LatentSet, Tensor]:
     """Encode all items in their order; also returns them small, (N, C, <=64, <=64) uint8, to tell copies by.
 
-    Several processes encode a share each, and all of them return the whole.
+    Several processes encode a share each, and all of them return the whole. Conditions are read off the first
+    ``image_size`` (H, W) rows and columns; what follows is padding.
     """
     side = REFERENCE_SIDE if len(items) <= FEW_IMAGES else REFERENCE_SIDE // 2
-    mine: list[tuple[Tensor, Tensor, Tensor]] = []  # latents, labels, small images
+    height, width = image_size
+    mine: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # latents, labels, conditions, small images
     loader = fixed_batches(items, 16, num_workers)
     for images, targets in tqdm(loader, desc=f"encoding {what}", leave=False):
-        mine.append((model.encode(images.to(device)).float().cpu(), targets, shrink(images, side)))
+        conditions = read_conditions(images[..., :height, :width])
+        mine.append((model.encode(images.to(device)).float().cpu(), targets, conditions, shrink(images, side)))
     every = [batch for share in processes.gathered(mine) for batch in share]
     if not every:
-        return LatentSet(torch.zeros(0), torch.zeros(0, dtype=torch.int64)), torch.zeros(0, dtype=torch.uint8)
-    latents, labels, small = (torch.cat(parts) for parts in zip(*every, strict=True))
-    return LatentSet(latents, labels), small
+        nothing = LatentSet(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, len(FIGURES)))
+        return nothing, torch.zeros(0, dtype=torch.uint8)
+    latents, labels, conditions, small = (torch.cat(parts) for parts in zip(*every, strict=True))
+    return LatentSet(latents, labels, conditions), small
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
@@ -103,12 +117,14 @@ class CachedLatents:
     Attributes:
         train, val: latents of the images as they are.
         changed: latents of the training images under random changes, (V - 1, N, D, h, w), or None without any.
+        changed_conditions: of these, (V - 1, N, M).
         references: the training images small, (N, C, <=64, <=64) uint8, to tell copies by.
     """
 
     train: LatentSet
     val: LatentSet
     changed: Tensor | None
+    changed_conditions: Tensor | None
     references: Tensor
 
     @property
@@ -116,13 +132,20 @@ class CachedLatents:
         """V, how many encodings there are of each training image."""
         return 1 if self.changed is None else 1 + len(self.changed)
 
-    def encoding(self, which: Tensor, index: Tensor) -> Tensor:
-        """Training images ``index`` (B,) in their encodings ``which`` (B,), 0 the unchanged one. -> (B, D, h, w)."""
-        unchanged = self.train.latents[index]
+    def encoding(self, which: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Training images ``index`` (B,) in their encodings ``which`` (B,), 0 the unchanged one, and their conditions.
+
+        -> (B, D, h, w), (B, M).
+        """
+        found = self.train.latents[index], self.train.conditions[index]
         if self.changed is None:
-            return unchanged
-        changed = self.changed[(which - 1).clamp(min=0), index]
-        return torch.where((which == 0).view(-1, 1, 1, 1), unchanged, changed)
+            return found
+        place, unchanged = ((which - 1).clamp(min=0), index), which == 0
+        changed = self.changed[place], self.changed_conditions[place]
+        return (
+            torch.where(unchanged.view(-1, 1, 1, 1), found[0], changed[0]),
+            torch.where(unchanged.view(-1, 1), found[1], changed[1]),
+        )
 
 
 def cached_latents(
@@ -132,6 +155,7 @@ def cached_latents(
     train: Dataset,
     val: Dataset,
     device: torch.device,
+    image_size: Sequence[int],
     num_workers: int = 0,
     changed: Sequence[Dataset] = (),
 ) -> CachedLatents:
@@ -143,6 +167,7 @@ def cached_latents(
         model: frozen stage 1.
         train, val: data sets of (image, label).
         device: where to encode.
+        image_size: (H, W) of the images without padding.
         num_workers: processes that read the images.
         changed: the training images again, each data set under other random changes.
     """
@@ -150,26 +175,27 @@ def cached_latents(
     found = _read(path, wanted)
     if not processes.highest(found is None):  # else it has to be made, by all processes together
         return found
-    train_set, references = encode_dataset(model, train, device, "training images", num_workers)
-    val_set, _ = encode_dataset(model, val, device, "validation images", num_workers)
+    train_set, references = encode_dataset(model, train, device, "training images", image_size, num_workers)
+    val_set, _ = encode_dataset(model, val, device, "validation images", image_size, num_workers)
     changed_sets = [
-        encode_dataset(model, items, device, f"changed training images {number}/{len(changed)}", num_workers)[0]
+        encode_dataset(
+            model, items, device, f"changed training images {number}/{len(changed)}", image_size, num_workers
+        )[0]
         for number, items in enumerate(changed, 1)
     ]
-    changed_latents = torch.stack([part.latents for part in changed_sets]) if changed_sets else None
-    tensors = {
-        "train_latents": train_set.latents,
-        "train_labels": train_set.labels,
-        "val_latents": val_set.latents,
-        "val_labels": val_set.labels,
-        "references": references,
-    }
+    changed_latents = changed_conditions = None
+    if changed_sets:
+        changed_latents = torch.stack([part.latents for part in changed_sets])
+        changed_conditions = torch.stack([part.conditions for part in changed_sets])
+    parts = {"train": train_set, "val": val_set}
+    tensors = {f"{part}_{of}": getattr(found, of) for part, found in parts.items() for of in _OF_A_SET}
+    tensors["references"] = references
     if changed_latents is not None:
-        tensors["changed_latents"] = changed_latents
+        tensors |= {"changed_latents": changed_latents, "changed_conditions": changed_conditions}
     if processes.is_first():
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"key": wanted})
         write_atomically(path, lambda file: file.write(content))
-    return CachedLatents(train_set, val_set, changed_latents, references)
+    return CachedLatents(train_set, val_set, changed_latents, changed_conditions, references)
 
 
 def _read(path: Path, wanted: str) -> CachedLatents | None:
@@ -181,9 +207,9 @@ def _read(path: Path, wanted: str) -> CachedLatents | None:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return CachedLatents(
-            LatentSet(tensors["train_latents"], tensors["train_labels"]),
-            LatentSet(tensors["val_latents"], tensors["val_labels"]),
+            *(LatentSet(*(tensors[f"{part}_{of}"] for of in _OF_A_SET)) for part in ("train", "val")),
             tensors.get("changed_latents"),
+            tensors.get("changed_conditions"),
             tensors["references"],
         )
     except Exception:  # safetensors raises its own error type for any damage; a cache can always be rebuilt

@@ -1,12 +1,13 @@
 """Stage 2's training step: denoise the latents of stage 1, knowing the class.
 
-Legend: N latents, V encodings of each, B batch, D latent channels, (h, w) latent grid, K classes.
+Legend: N latents, V encodings of each, B batch, D latent channels, (h, w) latent grid, K classes, M figures of an
+image's conditions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from dataset import DataContract
 from ldm.checkpoint_file import KIND
+from ldm.conditions import BLUR, FIGURES, HIDDEN, Conditions, condition_planes
 from ldm.diffusion import (
     diffusion_loss,
     dropped_labels,
@@ -133,7 +135,8 @@ class LDMTask(SavedParts):
         self.normaliser = normaliser
         self.latent_size = tuple(cached.train.latents.shape[-2:])
         self.multiple = 2 ** (len(unet.config.block_out_channels) - 1)
-        self._doppler_planes = planes_told(unet)
+        self._doppler_planes, planes = planes_told(unet)
+        self._conditions = Conditions.of(cached.train.conditions, cached.train.labels) if planes else None
         self._changes_told = unet.config.num_class_embeds > self.null_label + 1
         self.decisive = "loss" if len(cached.val) else None
         self.guide_at = options.guide_at
@@ -161,20 +164,21 @@ class LDMTask(SavedParts):
         return len(self.contract.classes)
 
     def batches(self, order: EpochOrder) -> Any:
-        """A function (epoch, first batch) -> iterator of (latents (B, D, h, w), labels (B,)), for the loop.
+        """A function (epoch, first batch) -> iterator of latents (B, D, h, w), labels (B,), conditions (B, M).
 
         Each image comes once an epoch, its encodings in turn; with several processes, this one's share of each batch.
         Labels of changed encodings are ids of the second table where the network has one.
         """
 
-        def iterate(epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        def iterate(epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             for batch in order.batches(epoch, first):
                 indices = batch[processes.share_of(len(batch))]
                 which = (indices + epoch) % self.cached.encodings
                 labels = self.cached.train.labels[indices]
                 if self._changes_told:
                     labels = told_changes(labels, which > 0, self.null_label)
-                yield self._prepared(self.cached.encoding(which, indices)), labels
+                latents, conditions = self.cached.encoding(which, indices)
+                yield self._prepared(latents), labels, conditions
 
         return iterate
 
@@ -183,8 +187,8 @@ class LDMTask(SavedParts):
         return pad_to_multiple(self.normaliser.normalise(latents), self.multiple)
 
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor]:
-        """One step on normalised latents (B, D, h, w) and labels (B,), this process's share of a batch."""
-        latents, labels = batch
+        """One step on normalised latents (B, D, h, w), labels (B,) and conditions (B, M), this process's share."""
+        latents, labels, conditions = batch
         # Drawn for the whole batch, so that it does not matter how many processes share it.
         generator = torch.Generator().manual_seed(mix_seed(self.seed, step, 3))
         size = len(latents) * processes.number()
@@ -193,8 +197,11 @@ class LDMTask(SavedParts):
         noise = torch.randn((size, *latents.shape[1:]), generator=generator)[mine]
         dropped = dropped_labels(size, self.options.label_dropout, generator)[mine]
         labels = torch.where(dropped, without_class(labels, self.null_label), labels)
+        blur = torch.randn((size, len(FIGURES)), generator=generator)[mine]
+        hidden = dropped_labels(size, HIDDEN, generator)[mine]
+        told = self._told(conditions, ~hidden, BLUR * blur)
         self.unet.train()
-        parts = processes.parts_of((latents, labels, timesteps, noise), self.options.gradient_accumulation_steps)
+        parts = processes.parts_of((latents, labels, timesteps, noise, told), self.options.gradient_accumulation_steps)
         logged = mean_of(
             [self._pass(*part, 1 / len(parts), number == len(parts)) for number, part in enumerate(parts, start=1)]
         )
@@ -207,19 +214,36 @@ class LDMTask(SavedParts):
         rate = torch.tensor(self.schedule.get_last_lr()[0])
         return {**logged, "gradient_norm": norm, "lr": rate, **scale_of(self.accelerator.scaler)}
 
+    def _told(self, conditions: Tensor, told: Tensor, blur: Tensor | float = 0.0) -> Tensor:
+        """Conditions (B, M) as planes (B, Q, h, w), where ``told`` (B,); Q is 0 for a network that takes none."""
+        rows, columns = (-(-side // self.multiple) * self.multiple for side in self.latent_size)
+        if self._conditions is None:
+            return conditions.new_zeros(len(conditions), 0, rows, columns)
+        standardised = self._conditions.standardised(conditions) + blur
+        return condition_planes(standardised, told, self.latent_size[1], (rows, columns))
+
     def _pass(
-        self, latents: Tensor, labels: Tensor, timesteps: Tensor, noise: Tensor, weight: float, last: bool
+        self,
+        latents: Tensor,
+        labels: Tensor,
+        timesteps: Tensor,
+        noise: Tensor,
+        conditions: Tensor,
+        weight: float,
+        last: bool,
     ) -> dict[str, Tensor]:
         """The gradients of one part of a batch, which counts with ``weight``; the loss to log."""
         with processes.no_sync(self.unet, not last):
             with compiled(self._compiled):
-                loss = self._loss(self.unet, latents, labels, timesteps, noise).mean()
+                loss = self._loss(self.unet, latents, labels, timesteps, noise, conditions).mean()
             logged = processes.mean_terms({"loss": loss})
             check_finite(logged)
             self.accelerator.backward(weight * loss)
         return logged
 
-    def _loss(self, unet: Any, latents: Tensor, labels: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+    def _loss(
+        self, unet: Any, latents: Tensor, labels: Tensor, timesteps: Tensor, noise: Tensor, conditions: Tensor
+    ) -> Tensor:
         device = self.accelerator.device
         with self.accelerator.autocast():
             return diffusion_loss(
@@ -233,6 +257,7 @@ class LDMTask(SavedParts):
                 self._doppler_planes,
                 self.noise_shift,
                 self.options.least_loss_weight,
+                conditions.to(device, non_blocking=True),
             )
 
     @torch.no_grad()
@@ -240,19 +265,22 @@ class LDMTask(SavedParts):
         """Loss on held-out and on as many training latents, and on held-out ones without labels; always the same noise.
 
         A gap that opens between the first two is the network learning its training latents by heart. No gap between
-        the first and the last is a network that ignores the labels: its samples would be of any class.
+        the first and the last is a network that ignores the labels: its samples would be of any class. A network that
+        is told conditions is told those of each image, and, in one more figure, none.
         """
-        unlabelled = torch.full_like(self.held_out.labels, self.null_label)
+        unlabelled = replace(self.held_out, labels=torch.full_like(self.held_out.labels, self.null_label))
         with AveragedWeights(self.raw_unet.eval(), self.average) as unet:
             self._figures = {
                 "loss": self._fixed_loss(unet, self.held_out),
                 "loss_on_training_latents": self._fixed_loss(unet, self.cached.train),
-                "loss_without_labels": self._fixed_loss(unet, LatentSet(self.held_out.latents, unlabelled)),
+                "loss_without_labels": self._fixed_loss(unet, unlabelled),
             }
+            if self._conditions is not None:
+                self._figures["loss_without_conditions"] = self._fixed_loss(unet, self.held_out, told=False)
         self._figures_step = self.schedule.last_epoch
         return self._figures
 
-    def _fixed_loss(self, unet: UNet2DModel, items: LatentSet) -> float:
+    def _fixed_loss(self, unet: UNet2DModel, items: LatentSet, told: bool = True) -> float:
         number = min(len(self.held_out), len(self.cached.train), VALIDATION_ITEMS)
         chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))[:number]
         # Not the one that has chosen: how much that draws depends on how many items there are, and the noise must not.
@@ -263,14 +291,15 @@ class LDMTask(SavedParts):
             timesteps = spread_timesteps(len(part), generator)
             noise = torch.randn(latents.shape, generator=generator)
             if place % processes.number() == processes.rank():
-                losses.append(self._loss(unet, latents, items.labels[part], timesteps, noise).cpu())
+                conditions = self._told(items.conditions[part], torch.full((len(part),), told))
+                losses.append(self._loss(unet, latents, items.labels[part], timesteps, noise, conditions).cpu())
         every = [loss for mine in processes.gathered(losses) for loss in mine]
         return float(torch.cat(every).double().mean())
 
     def pipeline(self) -> SpectrogramPipeline:
         """The sampler around the current weights."""
         parts = (self.vqgan, self.raw_unet, self.contract, self._latent_statistics())
-        pipeline = trained_pipeline(*parts, self.noise_shift)
+        pipeline = trained_pipeline(*parts, self.noise_shift, conditions=self._conditions)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -341,6 +370,7 @@ class LDMTask(SavedParts):
         # Nobody samples changed images, and so a checkpoint has one table of classes, whatever it was trained with.
         config["num_class_embeds"] = self.null_label + 1
         weights[CLASS_TABLE] = weights[CLASS_TABLE][: self.null_label + 1].clone()
+        conditions = {} if self._conditions is None else {"conditions": self._conditions.to_dict()}
         return {
             "epoch": epoch,
             "unet": config,
@@ -352,6 +382,7 @@ class LDMTask(SavedParts):
             "latent_statistics": self._latent_statistics(),
             "latent_size": list(self.latent_size),
             "noise_shift": self.noise_shift,
+            **conditions,
             "contract": self.contract.to_dict(),
             "references": self.cached.references,
             "reference_labels": self.cached.train.labels,

@@ -1,6 +1,6 @@
 """From class labels to spectrograms: the sampler over latents and stage 1's decoder, as a diffusers pipeline.
 
-Legend: B images, (C, H, W) image, D latent channels, (h, w) latent grid, K classes.
+Legend: B images, (C, H, W) image, D latent channels, (h, w) latent grid, K classes, M figures of an image's conditions.
 """
 
 import inspect
@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from dataset import DataContract, tensor_to_images
-from ldm.diffusion import noise_schedule, planes_told, with_doppler
+from ldm.conditions import CHANCES, FIGURES, WAYS, Conditions, condition_planes
+from ldm.diffusion import network_input, noise_schedule, planes_told
 from ldm.latents import LatentNormaliser, pad_to_multiple
 from ldm.samplers import check_solver, check_start, make_sampler, set_timesteps
 from training.order import mix_seed
@@ -49,10 +50,11 @@ class SpectrogramPipeline(DiffusionPipeline):
         noise_shift: of the noise that ``unet`` learned to undo, see ``ldm.diffusion.noise_schedule``.
         guide: a worse denoiser of the same latents and classes, such as ``unet`` earlier in its training, that
             guidance leads away from (Karras et al. 2024); without one it leads away from "no class".
+        conditions: those of the training images, ``Conditions.to_dict``, where ``unet`` is told conditions.
 
     Raises:
         ValueError: contract or statistics are missing, or do not belong to ``vqvae``; ``guide`` denoises other latents
-            or classes than ``unet``.
+            or classes than ``unet``; ``unet`` is told conditions and none are given, or the reverse.
     """
 
     model_cpu_offload_seq = "unet->guide->vqvae"
@@ -72,6 +74,7 @@ class SpectrogramPipeline(DiffusionPipeline):
         latent_statistics: Optional[dict[str, Any]] = None,  # noqa: UP045
         noise_shift: float = 1.0,
         guide: Optional[UNet2DModel] = None,  # noqa: UP045
+        conditions: Optional[dict[str, Any]] = None,  # noqa: UP045
     ) -> None:
         super().__init__()
         if contract is None or latent_statistics is None:
@@ -79,12 +82,17 @@ class SpectrogramPipeline(DiffusionPipeline):
         if guide is not None:
             check_guide(guide, unet)
         self.register_modules(vqvae=vqvae, unet=unet, scheduler=scheduler, guide=guide)
-        self.register_to_config(contract=contract, latent_statistics=latent_statistics, noise_shift=noise_shift)
+        self.register_to_config(
+            contract=contract, latent_statistics=latent_statistics, noise_shift=noise_shift, conditions=conditions
+        )
         self.noise_shift = noise_shift
         self.contract = DataContract.from_dict(contract)
         self.latent_statistics = latent_statistics
         self.contract.check_model(vqvae.config.in_channels, vqvae.factor)
         check_statistics(latent_statistics, vqvae)
+        self.conditions = None if conditions is None else Conditions.from_dict(conditions, len(self.contract.classes))
+        if (planes_told(unet)[1] > 0) != (self.conditions is not None):
+            raise ValueError("the UNet and the conditions of its training images do not belong together")
 
     @property
     def class_names(self) -> list[str]:
@@ -146,6 +154,35 @@ class SpectrogramPipeline(DiffusionPipeline):
             padded[..., :h, :w] = noise
         return padded
 
+    def draw_conditions(
+        self,
+        class_labels: str | int | Sequence[str | int] | Tensor,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        way: str = "any",
+        kept: Sequence[str] | None = None,
+    ) -> Tensor | None:
+        """Conditions to ask samples of the given classes for, as a call does that is given ``way``. -> (B, M).
+
+        Args:
+            class_labels, generator: as of a call, which goes on with the generators where this stops.
+            way, kept: see ``Conditions.draw``; ``"none"`` gives None.
+
+        Raises:
+            ValueError: an unknown way, class or figure, or a model that is told no conditions.
+        """
+        if way not in WAYS:
+            raise ValueError(f"unknown conditions {way!r}; known are {', '.join(WAYS)}")
+        if unknown := [name for name in kept or () if name not in FIGURES]:
+            raise ValueError(f"unknown conditions to keep {', '.join(unknown)}; known are {', '.join(FIGURES)}")
+        if way == "none":
+            return None
+        if self.conditions is None:
+            raise ValueError(f"conditions {way!r}: this model was told none; leave them out")
+        labels = torch.tensor(self._numbers(class_labels))
+        generator = generator if generator is None or isinstance(generator, torch.Generator) else list(generator)
+        chance = randn_tensor((len(labels), CHANCES), generator, self._execution_device, torch.float32)
+        return self.conditions.draw(labels, chance, way, kept)
+
     def decode_latents(self, latents: Tensor) -> Tensor:
         """What ``output_type="latent"`` gave, decoded. (B, D, h, w) -> (B, C, H, W) float32 in [-1, 1], padded."""
         return self.vqvae.decode(latents.to(self.vqvae.dtype)).float().clamp(-1, 1)
@@ -162,6 +199,7 @@ class SpectrogramPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        conditions: str | Tensor | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Spectrograms of the given classes, one per entry of ``class_labels`` (names or numbers).
 
@@ -183,13 +221,15 @@ class SpectrogramPipeline(DiffusionPipeline):
                 it returns replaces those tensors.
             callback_on_step_end_tensor_inputs: which of ``_callback_tensor_inputs`` it is given. ``latents`` are
                 noisy, normalised, and on the UNet's grid.
+            conditions: whose conditions images are asked for, see ``draw_conditions``, or figures of one's own, (B, M),
+                as ``ldm.conditions.read_conditions`` gives them. None: ``"any"`` where the model was told some.
 
         Returns:
             an output with ``images``.
 
         Raises:
-            ValueError: an unknown class, output type or tensor, a scheduler that cannot undo this model's noise, or
-                another number of generators than of images.
+            ValueError: an unknown class, output type or tensor, a scheduler that cannot undo this model's noise,
+                another number of generators than of images, or conditions that the model does not know.
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -197,7 +237,12 @@ class SpectrogramPipeline(DiffusionPipeline):
         generator = generator if generator is None or isinstance(generator, torch.Generator) else list(generator)
         self._check_inputs(labels, generator, output_type, callback_on_step_end_tensor_inputs)
         device = self._execution_device
+        if conditions is None:
+            conditions = "none" if self.conditions is None else "any"
+        if isinstance(conditions, str):
+            conditions = self.draw_conditions(labels, generator, conditions)
         latents = self.prepare_latents(len(labels), generator)
+        told = self.condition_planes(conditions, latents)
         set_timesteps(self.scheduler, num_inference_steps, device)
         check_start(self.scheduler, self.noise_shift)
         latents = latents * self.scheduler.init_noise_sigma
@@ -214,7 +259,7 @@ class SpectrogramPipeline(DiffusionPipeline):
                     continue
                 scale = self.guidance_scale if low <= level <= high else 1.0
                 inputs = self.scheduler.scale_model_input(latents, timestep)
-                prediction = self._predict(inputs, timestep, labels, null, scale)
+                prediction = self._predict(inputs, timestep, labels, null, scale, told)
                 latents = self.scheduler.step(prediction, timestep, latents, **extra, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     there = {"latents": latents, "class_labels": labels}
@@ -254,17 +299,41 @@ class SpectrogramPipeline(DiffusionPipeline):
             )
         check_solver(self.scheduler, self.noise_shift)
 
-    def _predict(self, inputs: Tensor, timestep: Tensor, labels: Tensor, null: Tensor, scale: float) -> Tensor:
+    def condition_planes(self, conditions: Tensor | None, latents: Tensor) -> Tensor | None:
+        """Conditions (B, M) as planes beside ``latents`` (B, D, h', w'), all zero for None; None without any to tell.
+
+        Raises:
+            ValueError: conditions of another form, or for a model that is told none.
+        """
+        if self.conditions is None:
+            if conditions is not None:
+                raise ValueError("conditions: this model was told none; leave them out")
+            return None
+        asked = torch.zeros(len(latents), len(FIGURES)) if conditions is None else conditions.cpu().float()
+        if asked.shape != (len(latents), len(FIGURES)) or not asked.isfinite().all():
+            raise ValueError(
+                f"conditions of shape {tuple(asked.shape)} for {len(latents)} images; give {len(FIGURES)} finite "
+                f"figures for each: {', '.join(FIGURES)}"
+            )
+        told = torch.full((len(latents),), conditions is not None)
+        planes = condition_planes(self.conditions.standardised(asked), told, self.latent_size[1], latents.shape[-2:])
+        return planes.to(latents.device)
+
+    def _predict(
+        self, inputs: Tensor, timestep: Tensor, labels: Tensor, null: Tensor, scale: float, told: Tensor | None = None
+    ) -> Tensor:
         """The network's prediction under guidance, (B, D, h', w') float32.
 
         The solver's state stays float32 around networks of any precision: it adds up many small differences.
         """
         if scale == 1.0:
-            return _denoise(self.unet, inputs, timestep, labels)
+            return _denoise(self.unet, inputs, timestep, labels, told)
         if self.guide is not None:
-            wanted, unwanted = (_denoise(network, inputs, timestep, labels) for network in (self.unet, self.guide))
+            networks = (self.unet, self.guide)
+            wanted, unwanted = (_denoise(network, inputs, timestep, labels, told) for network in networks)
         else:
-            both = _denoise(self.unet, inputs.repeat(2, 1, 1, 1), timestep, torch.cat([labels, null]))
+            twice = None if told is None else told.repeat(2, 1, 1, 1)
+            both = _denoise(self.unet, inputs.repeat(2, 1, 1, 1), timestep, torch.cat([labels, null]), twice)
             wanted, unwanted = both.chunk(2)
         return unwanted + scale * (wanted - unwanted)
 
@@ -278,15 +347,17 @@ class SpectrogramPipeline(DiffusionPipeline):
         return VaeImageProcessor.pt_to_numpy(unit) if output_type == "np" else unit
 
 
-def _denoise(network: UNet2DModel, noisy: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
-    """What ``network`` predicts for noisy latents (B, D, h', w') of the labels (B,); float32."""
-    told = with_doppler(noisy, planes_told(network)).to(network.dtype)
-    return network(told, timestep, class_labels=labels).sample.float()
+def _denoise(network: UNet2DModel, noisy: Tensor, timestep: Tensor, labels: Tensor, told: Tensor | None) -> Tensor:
+    """What ``network``, told the conditions if it takes any, predicts for noisy latents of the labels (B,); float32."""
+    doppler, conditions = planes_told(network)
+    inputs = network_input(noisy, doppler, told if conditions else None).to(network.dtype)
+    return network(inputs, timestep, class_labels=labels).sample.float()
 
 
 def check_guide(guide: UNet2DModel, unet: UNet2DModel) -> None:
     """Raise ``ValueError`` where ``guide`` cannot stand beside ``unet``."""
-    planes_told(guide)
+    if planes_told(guide)[1] > planes_told(unet)[1]:
+        raise ValueError("the guide is told conditions, which the UNet is not")
     for name, what in (("out_channels", "latent channels"), ("num_class_embeds", "classes")):
         ours, theirs = (getattr(network.config, name) for network in (unet, guide))
         if ours != theirs:
@@ -307,7 +378,10 @@ def trained_pipeline(
     latent_statistics: LatentStatistics,
     noise_shift: float,
     guide: UNet2DModel | None = None,
+    conditions: Conditions | None = None,
 ) -> SpectrogramPipeline:
     """The pipeline of trained parts, with the solver that is the default everywhere."""
     scheduler = make_sampler("dpm++", noise_schedule(noise_shift))
-    return SpectrogramPipeline(vqvae, unet, scheduler, contract.to_dict(), dict(latent_statistics), noise_shift, guide)
+    told = None if conditions is None else dict(conditions.to_dict())
+    facts = (contract.to_dict(), dict(latent_statistics), noise_shift)
+    return SpectrogramPipeline(vqvae, unet, scheduler, *facts, guide, told)

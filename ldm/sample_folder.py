@@ -21,7 +21,13 @@ SETTINGS = "sampling.json"
 OVERVIEW = "overview.png"
 OVERVIEW_COLUMNS = 8
 # What settings were before there was a flag for them, where that is not off.
-BEFORE_THE_FLAG = {"file_format": "native", "decibel_range": None, "guide_sha256": None}
+BEFORE_THE_FLAG = {
+    "file_format": "native",
+    "decibel_range": None,
+    "guide_sha256": None,
+    "conditions": "none",
+    "kept_conditions": None,
+}
 
 
 class SampleFolder:

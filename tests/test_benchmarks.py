@@ -200,7 +200,9 @@ def test_the_best_denoiser_is_the_best_classifier():
         return SimpleNamespace(sample=alpha * (noisy - alpha * clean) / sigma - sigma * clean)
 
     denoiser.config = SimpleNamespace(in_channels=2, out_channels=2)
-    pipeline = SimpleNamespace(class_names=["a", "b", "c"], unet=denoiser, noise_shift=1.0)
+    pipeline = SimpleNamespace(
+        class_names=["a", "b", "c"], unet=denoiser, noise_shift=1.0, condition_planes=lambda *_: None
+    )
     errors = diffusion_classifier.misfits(pipeline, latents, [600, 800], 16)
     assert errors.shape == (2, 120, 3)
     nearest = (latents.mean(dim=(1, 2, 3))[:, None] - means).abs().argmin(dim=1)  # Bayes' rule for such classes

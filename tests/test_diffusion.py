@@ -213,7 +213,9 @@ def test_every_row_is_told_its_doppler_and_every_column_the_same():
     assert with_doppler(noisy.bfloat16(), 7).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(("inputs", "planes"), [(4, 0), (5, 1), (11, 7), (3, None), (6, None)])
+@pytest.mark.parametrize(
+    ("inputs", "planes"), [(4, (0, 0)), (11, (7, 0)), (8, (0, 4)), (15, (7, 4)), (3, None), (5, None), (6, None)]
+)
 def test_what_a_unet_is_told_beside_its_latents_is_read_from_its_form(inputs, planes):
     unet = SimpleNamespace(config=SimpleNamespace(in_channels=inputs, out_channels=4))
     if planes is not None:

@@ -33,9 +33,8 @@ def pipe(trained) -> SpectrogramPipeline:
 
 def fresh(pipe: SpectrogramPipeline, **contract) -> SpectrogramPipeline:
     """A pipeline of the same parts, perhaps of other data."""
-    made = trained_pipeline(
-        pipe.vqvae, pipe.unet, replace(pipe.contract, **contract), pipe.latent_statistics, pipe.noise_shift
-    )
+    parts = (pipe.vqvae, pipe.unet, replace(pipe.contract, **contract), pipe.latent_statistics, pipe.noise_shift)
+    made = trained_pipeline(*parts, conditions=pipe.conditions)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -80,7 +79,7 @@ def test_what_is_saved_and_loaded_draws_the_same_images_to_the_bit(pipe, form, t
 def test_a_guide_is_saved_and_loaded_with_its_pipeline(pipe, tmp_path):
     guide = type(pipe.unet).from_config(pipe.unet.config).eval()
     parts = (pipe.vqvae, pipe.unet, pipe.contract, pipe.latent_statistics, pipe.noise_shift)
-    guided = trained_pipeline(*parts, guide)
+    guided = trained_pipeline(*parts, guide, pipe.conditions)
     guided.save_pretrained(tmp_path)
     options = {"guidance_scale": 2.0, "output_type": "latent", **STEPS}
     drawn = []
@@ -94,7 +93,7 @@ def test_a_guide_is_saved_and_loaded_with_its_pipeline(pipe, tmp_path):
 def test_the_noise_that_a_model_learned_stays_with_it(pipe, tmp_path):
     plain = fresh(pipe)
     parts = (pipe.vqvae, pipe.unet, pipe.contract, pipe.latent_statistics)
-    shifted = trained_pipeline(*parts, 4.0)
+    shifted = trained_pipeline(*parts, 4.0, conditions=pipe.conditions)
     shifted.set_progress_bar_config(disable=True)
     shifted.save_pretrained(tmp_path)
     loaded = SpectrogramPipeline.from_pretrained(tmp_path)

@@ -34,17 +34,17 @@ def test_labels_of_changed_images_are_those_of_a_second_table():
 @pytest.mark.parametrize("told", [True, False])
 def test_a_network_with_two_tables_hears_which_encodings_are_changed(told):
     """Encodings of 1, 2 and 3 by turns, the first as measured: in three epochs each image comes once untouched."""
-    plain = LatentSet(torch.ones(10, 1, 1, 1), torch.arange(10) % 4)
+    plain = LatentSet(torch.ones(10, 1, 1, 1), torch.arange(10) % 4, torch.zeros(10, 7))
     changed = torch.tensor([2.0, 3.0]).view(2, 1, 1, 1, 1).expand(2, 10, 1, 1, 1)
     task = SimpleNamespace(
-        cached=CachedLatents(plain, plain, changed, references=torch.zeros(0)),
+        cached=CachedLatents(plain, plain, changed, torch.zeros(2, 10, 7), references=torch.zeros(0)),
         null_label=4,
         _changes_told=told,
         _prepared=lambda latents: latents,
     )
     order, measured = EpochOrder(10, 10, seed=0), 0
     for epoch in range(3):
-        for latents, labels in LDMTask.batches(task, order)(epoch, 0):
+        for latents, labels, _ in LDMTask.batches(task, order)(epoch, 0):
             untouched = latents.flatten() == 1
             measured += int(untouched.sum())
             assert torch.equal(labels < 4, untouched | (not told))

@@ -344,7 +344,14 @@ def test_stage_2_warns_of_another_division_of_stage_1s_folder_alone(trained, tmp
     assert "another division" not in told(Path(shutil.copy(trained.vqgan, tmp_path / "vqgan_of_other_data.pt")))
 
 
-@pytest.mark.parametrize("flag, more", [("no_doppler_planes", ()), ("no_told_changes", ("--augment_gain", "0.1"))])
+@pytest.mark.parametrize(
+    "flag, more",
+    [
+        ("no_doppler_planes", ()),
+        ("no_told_changes", ("--augment_gain", "0.1")),
+        ("no_told_conditions", ()),
+    ],
+)
 def test_a_run_begun_before_a_flag_came_goes_on_as_it_was_begun(trained, tmp_path, flag, more):
     folder, command = tmp_path / "run", (trained.data, trained.vqgan, tmp_path / "run", *more)
     assert run_ldm(*command, f"--{flag}", "--epochs", "1") == 0
@@ -905,11 +912,13 @@ def test_augmented_stage_2_trains_on_several_encodings_of_each_image_in_turn(tra
 
 def test_every_encoding_of_an_image_is_seen_once_in_as_many_epochs():
     latents = torch.arange(3 * 5).view(3, 5, 1, 1, 1)
-    plain = LatentSet(latents[0], torch.arange(5))
-    cached = CachedLatents(plain, plain, changed=latents[1:], references=torch.zeros(0))
+    conditions = latents.view(3, 5, 1).expand(-1, -1, 7).float()
+    plain = LatentSet(latents[0], torch.arange(5), conditions[0])
+    cached = CachedLatents(plain, plain, latents[1:], conditions[1:], references=torch.zeros(0))
     task = SimpleNamespace(cached=cached, null_label=5, _changes_told=False, _prepared=lambda latents: latents)
     order = EpochOrder(5, 5, seed=0)
-    seen = torch.stack(
-        [batch[batch % 5 == 2] for epoch in range(3) for batch, _ in LDMTask.batches(task, order)(epoch, 0)]
-    )
+    batches = [batch for epoch in range(3) for batch in LDMTask.batches(task, order)(epoch, 0)]
+    seen = torch.stack([latents[latents % 5 == 2] for latents, _, _ in batches])
     assert sorted(seen.flatten().tolist()) == [2, 7, 12]
+    for latents, _, told in batches:
+        assert torch.equal(told[:, 0], latents.flatten().float()), "told the conditions of another encoding"

@@ -56,18 +56,21 @@ def test_class_embeddings_follow_their_names_and_new_classes_have_their_own():
     assert found.tolist() == [table[2].tolist(), fresh[1].tolist(), table[0].tolist(), table[3].tolist()]
 
 
-def test_a_network_that_was_not_told_the_doppler_begins_as_it_was_and_may_learn_it(trained, tmp_path):
+@pytest.mark.parametrize(("flag", "first", "number"), [("no_doppler_planes", 4, 7), ("no_told_conditions", 11, 4)])
+def test_a_network_that_was_not_told_something_begins_as_it_was_and_may_learn_it(
+    trained, tmp_path, flag, first, number
+):
     untold, told = tmp_path / "untold", tmp_path / "told"
-    assert run_ldm(trained.data, trained.vqgan, untold, *STILL, "--no_doppler_planes") == 0
+    assert run_ldm(trained.data, trained.vqgan, untold, *STILL, f"--{flag}") == 0
     before = weights_of(untold / "ldm_epoch_1.pt")[FIRST_LAYER]
     assert run_ldm(trained.data, trained.vqgan, told, *STILL, "--init_from", untold / "ldm_epoch_1.pt") == 0
     after = weights_of(told / "ldm_epoch_1.pt")[FIRST_LAYER]
-    latents = before.shape[1]
-    assert after.shape[1] == latents + 7
-    torch.testing.assert_close(after[:, :latents], before, atol=1e-6, rtol=0)
-    assert float(after[:, latents:].abs().max()) < 1e-6
-    with pytest.raises(UserError, match=r"conv_in.weight is .* same latent channels, widths and --no_doppler_planes"):
-        run_ldm(trained.data, trained.vqgan, tmp_path / "c", "--no_doppler_planes", "--init_from", trained.ldm)
+    known, new, others = after[:, :first], after[:, first : first + number], after[:, first + number :]
+    torch.testing.assert_close(torch.cat([known, others], dim=1), before, atol=1e-6, rtol=0)
+    assert new.shape[1] == number and float(new.abs().max()) < 1e-6
+    form = "same latent channels, widths, --no_doppler_planes and --no_told_conditions of the UNet"
+    with pytest.raises(UserError, match=f"conv_in.weight is .* {form}"):
+        run_ldm(trained.data, trained.vqgan, tmp_path / "c", f"--{flag}", "--init_from", trained.ldm)
 
 
 def test_another_form_is_refused_with_the_flags_that_make_it(trained, tmp_path):

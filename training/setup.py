@@ -39,6 +39,7 @@ MAY_CHANGE = {
 BEFORE_FLAGS = {
     "no_doppler_planes": True,
     "no_told_changes": True,
+    "no_told_conditions": True,
     "noise_shift": 1.0,
     "least_loss_weight": 0.0,
     "codebook_idle": 0.1,

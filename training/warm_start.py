@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,18 +37,20 @@ def take_weights(module: nn.Module, weights: dict[str, Tensor], source: Path, fl
     module.load_state_dict({**own, **weights})
 
 
-def fitted_inputs(weight: Tensor, fresh: Tensor) -> Tensor:
-    """The first layer's weights for more inputs than they know: the others have no say at first.
+def fitted_inputs(weight: Tensor, known: Sequence[int], wanted: Sequence[int]) -> Tensor:
+    """The first layer's weights for kinds of inputs that they do not know: those have no say at first.
 
     Args:
         weight: (F, C, 3, 3).
-        fresh: (F, C', 3, 3), as a new network has them.
+        known: how many of the C inputs are of each kind, in their order; 0 for a kind that ``weight`` has not.
+        wanted: the same of a new network.
 
     Returns:
-        (F, C', 3, 3), or ``weight`` as it is where C' is no more than C.
+        (F, C', 3, 3), C' the sum of ``wanted`` where no kind of ``known`` has another number there.
     """
-    missing = max(0, fresh.shape[1] - weight.shape[1])
-    return nn.functional.pad(weight, (0, 0, 0, 0, 0, missing))
+    parts = zip(weight.split(list(known), dim=1), known, wanted, strict=True)
+    added = [nn.functional.pad(part, (0, 0, 0, 0, 0, 0 if there else new)) for part, there, new in parts]
+    return torch.cat(added, dim=1)
 
 
 def fitted_classes(table: Tensor, known: list[str], fresh: Tensor, wanted: list[str]) -> Tensor:
