@@ -138,7 +138,10 @@ def conditions_of(args: argparse.Namespace, pipeline: SpectrogramPipeline) -> tu
     for name in kept:
         if name not in FIGURES:
             raise UserError(f"--kept_conditions {name}: known are {', '.join(FIGURES)}")
-    return way, tuple(name for name in FIGURES if name in kept)
+    kept = tuple(name for name in FIGURES if name in kept)
+    but = f" but for {', '.join(kept)}, which stay the class's own" if kept else ""
+    print(f"asked for under the conditions of any training image{but}; --conditions own: of the class's alone")
+    return way, kept
 
 
 def sample(args: argparse.Namespace) -> int:

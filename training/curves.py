@@ -46,7 +46,10 @@ PANELS = (
     Panel("learning rate", ("train/lr",)),
     Panel("fp16 scale", ("train/fp16_scale",)),
     Panel("steps skipped", ("train/skipped_steps",)),
-    Panel("denoising loss", ("val/loss", "val/loss_on_training_latents", "val/loss_without_labels")),
+    Panel(
+        "denoising loss",
+        ("val/loss", "val/loss_on_training_latents", "val/loss_without_labels", "val/loss_without_conditions"),
+    ),
     Panel("PSNR", ("val/psnr",)),
     Panel("LPIPS", ("val/lpips",)),
     Panel("difference in level that is kept", ("val/level_kept",)),

@@ -55,6 +55,7 @@ MEANINGS = {
     "val/loss": Meaning("", "lower", "denoising loss on held-out latents"),
     "val/loss_on_training_latents": Meaning("", "", "the same on training latents; far below: learned by heart"),
     "val/loss_without_labels": Meaning("", "", "the same without the class; no higher than loss: labels are ignored"),
+    "val/loss_without_conditions": Meaning("", "", "the same without noise floor, level and mean Doppler told"),
 }
 UNKNOWN = Meaning("", "", "")
 
