@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from tiny import run_sample
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,6 +18,7 @@ from benchmarks import (
     edges,
     growth,
     guidance,
+    obeyed,
     operators,
     protocol,
     roofline,
@@ -28,6 +30,7 @@ from benchmarks.side_by_side import Cost
 from benchmarks.step_cost import LiveTensors, Products
 from errors import UserError
 from evaluation.images import from_folder
+from ldm.conditions import FIGURES
 from ldm.diffusion import noise_schedule
 from vqvae.custom_vqgan import CustomVQGAN
 from vqvae.utils import load_vqgan
@@ -209,6 +212,24 @@ def test_the_best_denoiser_is_the_best_classifier():
     guessed = diffusion_classifier.log_probabilities(errors.mean(dim=0)).argmax(dim=1)
     assert (nearest == labels).float().mean() > 0.97
     assert (guessed == nearest).float().mean() > 0.95
+
+
+def test_what_was_asked_for_is_compared_with_what_is_there(trained, tmp_path, monkeypatch, capsys):
+    asked = torch.tensor([[0.0], [1.0], [2.0], [3.0]]).expand(-1, len(FIGURES))
+    assert obeyed.correlations(asked, 0.5 * asked + 1) == pytest.approx([1.0] * len(FIGURES))
+    assert obeyed.correlations(asked, -asked) == pytest.approx([-1.0] * len(FIGURES))
+    labels = torch.tensor([0, 0, 1, 1])
+    torch.testing.assert_close(obeyed.scatter(asked, labels), torch.full((len(FIGURES),), 0.5**0.5))
+
+    assert run_sample(trained.ldm, tmp_path / "any") == 0
+    flags = ["obeyed.py", "--ldm_path", str(trained.ldm), "--synthetic", str(tmp_path / "any")]
+    monkeypatch.setattr("sys.argv", flags)
+    assert obeyed.measure() == 0
+    assert sum(line.startswith(f"| {name}") for line in capsys.readouterr().out.splitlines() for name in FIGURES) >= 7
+    assert run_sample(trained.ldm, tmp_path / "none", "--conditions", "none") == 0
+    monkeypatch.setattr("sys.argv", [*flags, str(tmp_path / "none")])
+    with pytest.raises(UserError, match=r"metadata.jsonl lacks 'asked_noise_floor'; draw it with --conditions"):
+        obeyed.measure()
 
 
 @pytest.fixture
