@@ -34,8 +34,11 @@ LIMITS = """\
 - The values are what the data set's pixels were. It has no notion of range, phase or power beyond them.
 - Whether its images help a classifier has to be measured on held-out recordings, for every use anew.
 - **Privacy**: gait identifies people. Images of this model can resemble the recordings of the people it learned from,
-  and so can the weights give them away; treat both as you treat the recordings. This folder holds no training images.
+  and so can the weights give them away; treat both as you treat the recordings. This folder holds no training images\
 """
+CONDITIONS_KEPT = (
+    ", but the\n  noise floor, the level and the mean Doppler of each, as seven figures in `model_index.json`"
+)
 
 
 def model_card(
@@ -61,7 +64,7 @@ def model_card(
         "Class-conditional latent diffusion over the codes of a VQ-GAN: draws labelled micro-Doppler spectrograms of "
         f"{len(contract.classes)} classes.",
         "## Use",
-        _example(contract, name, pipeline.guide is not None),
+        _example(pipeline, name),
         "## Data",
         _data(payload),
         "## Radar",
@@ -71,7 +74,7 @@ def model_card(
         "## Figures",
         _figures(payload, report),
         "## Limits",
-        LIMITS,
+        LIMITS + (CONDITIONS_KEPT if pipeline.conditions else "") + ".",
     ]
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(part.strip() for part in sections) + "\n"))
 
@@ -95,10 +98,15 @@ def read_report(path: Path, contract: DataContract) -> dict[str, Any]:
     return report
 
 
-def _example(contract: DataContract, name: str, guided: bool) -> str:
+def _example(pipeline: SpectrogramPipeline, name: str) -> str:
+    contract = pipeline.contract
     guide = (
         " A worse UNet lies beside the good one: with `guidance_scale=1.5` samples lead away from what it makes of "
         "their class."
+    )
+    told = (
+        " Images are asked for at noise floors, levels and mean Dopplers that any of the training images has; "
+        '`conditions="own"` for those of their class alone.'
     )
     ending = "tiff" if contract.native_mode in FLOAT_MODES else "png"
     return f"""\
@@ -119,7 +127,7 @@ for number, image in enumerate(images):
 
 Once `ldm.pipeline` is imported, `DiffusionPipeline.from_pretrained` finds the class, too. Generators from
 `ldm.pipeline.image_generator(seed, label, index)` give the images that `sample.py` numbers so.\
-{guide if guided else ""}"""
+{guide if pipeline.guide is not None else ""}{told if pipeline.conditions else ""}"""
 
 
 def _data(payload: LDMFile) -> str:
