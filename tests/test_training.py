@@ -874,10 +874,11 @@ def test_a_dry_run_of_stage_2_refuses_what_the_real_one_does(trained, tmp_path):
 
 
 def test_losses_on_held_out_and_training_latents_are_of_the_same_noise(trained, tmp_path, monkeypatch):
-    seen = []
+    seen, told = [], []
 
-    def loss(task, unet, latents, labels, timesteps, noise):
+    def loss(task, unet, latents, labels, timesteps, noise, conditions):
         seen.append((timesteps, noise))
+        told.append(conditions)
         return torch.zeros(len(labels))
 
     validate = LDMTask.validate
@@ -889,8 +890,10 @@ def test_losses_on_held_out_and_training_latents_are_of_the_same_noise(trained, 
 
     monkeypatch.setattr(LDMTask, "validate", watched)
     assert run_ldm(trained.data, trained.vqgan, tmp_path, "--epochs", "1") == 0
-    held_out, training, unlabelled = seen
-    assert states_equal(held_out, training) and states_equal(held_out, unlabelled)
+    assert len(seen) == 4 and all(states_equal(seen[0], other) for other in seen[1:])
+    held_out, training, unlabelled, hidden = told
+    assert states_equal(held_out, unlabelled), "without its class an image has its conditions all the same"
+    assert (held_out[:, 0] == 1).all() and (training[:, 0] == 1).all() and not hidden.any()
 
 
 def test_a_dry_run_leaves_the_data_undivided(tmp_path):
