@@ -49,7 +49,7 @@ def read_conditions(images: Tensor) -> Tensor:
     faint = FAINT * energy.mean(1, keepdim=True).clamp(min=1e-6)
     centroid = (moment + faint * overall) / (energy + faint)
     cosines = _cosines(maps.shape[2], maps.shape[2]).to(maps.device)
-    mean_squares = cosines.square().mean(dim=1)
+    mean_squares = cosines.square().mean(dim=1).clamp(min=1e-3)  # two columns have no bend
     lines = [line @ cosines.T / maps.shape[2] / mean_squares for line in (maps.mean(dim=1), centroid)]
     return torch.cat([floor[:, None], *lines], dim=1)
 
