@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
-from scipy import signal, stats
+from scipy import fft, signal, stats
 from scipy.cluster.vq import kmeans2
 
 from evaluation.classical import _beta
 from evaluation.classifier import accuracy_and_f1, confusion
 from evaluation.intervals import mean_and_interval
+from ldm.conditions import Conditions, read_conditions
 from ldm.latents import shrink
 from radar.spectrogram import to_decibels
 from spectrograms.spectra import row_spectra
@@ -107,3 +108,18 @@ def test_confusion_matrices_are_numpys_histograms():
     matrix = confusion(labels, predicted, 3)
     assert np.array_equal(matrix.numpy(), theirs)
     assert accuracy_and_f1(matrix)[0] == pytest.approx(float((labels == predicted).float().mean()))
+
+
+def test_levels_over_slow_time_are_scipys_cosines():
+    images = torch.rand(3, 1, 16, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    levels = (images.numpy()[:, 0] + 1).mean(axis=1) / 2
+    cosines = fft.dct(levels, axis=1) / 40 * [0.5, -1, 1, *[0] * 37]  # a trend is positive where levels rise
+    np.testing.assert_allclose(read_conditions(images)[:, 1:4], cosines[:, :3], atol=1e-5)
+
+
+def test_shares_between_classes_are_those_of_scipys_f():
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randn(5, 8, 7, generator=generator) + torch.arange(5).view(5, 1, 1) * torch.arange(7) / 4
+    shares = Conditions.of(classes.flatten(0, 1), torch.arange(5).repeat_interleave(8)).shares_between_classes()
+    f = stats.f_oneway(*classes.double().numpy()).statistic
+    np.testing.assert_allclose(shares, (f - 1) / (f + 8 - 1), atol=1e-5)
