@@ -4,12 +4,14 @@
 
 Of every figure: the share of its variance over the training images that lies between their classes, from which
 ``sample.py --conditions any`` decides what stays a class's own; how what was asked for and what is there correlate over
-the samples; and how widely samples of one class scatter in it beside the training images of one class.
+the samples; and how widely samples of one class scatter in it beside the training images of one class; "-" where it
+never differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -74,7 +76,8 @@ def measure() -> int:
         print("|---|---|---|---|")
         for name, share, agreed, wide in zip(FIGURES, shares, correlations(asked, found), ratio.tolist(), strict=True):
             own = " (the class's own)" if name in kept else ""
-            print(f"| {name}{own} | {max(share, 0):.2f} | {agreed:.2f} | {wide:.2f} |")
+            cells = (f"{value:.2f}" if math.isfinite(value) else "-" for value in (max(share, 0.0), agreed, wide))
+            print(f"| {name}{own} | {' | '.join(cells)} |")
     return 0
 
 
