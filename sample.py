@@ -23,7 +23,6 @@ from training.arguments import (
 if TYPE_CHECKING:
     from ldm.checkpoint_file import LDMFile
     from ldm.generation import SamplingOptions, Sieve
-    from ldm.pipeline import SpectrogramPipeline
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -116,40 +115,12 @@ def sieves_of(options: SamplingOptions, payload: LDMFile) -> list[Sieve]:
     return found
 
 
-def conditions_of(args: argparse.Namespace, pipeline: SpectrogramPipeline) -> tuple[str, tuple[str, ...] | None]:
-    """Whose conditions ``args`` ask for, and which stay the own class's; says so where the images decide it.
-
-    Raises:
-        UserError: a model that was told none, or a name that is none of them.
-    """
-    from errors import UserError
-    from ldm.conditions import FIGURES
-
-    known = pipeline.conditions
-    if known is None:
-        if args.conditions in (None, "none") and args.kept_conditions is None:
-            return "none", None
-        flag = "--kept_conditions" if args.conditions in (None, "none") else f"--conditions {args.conditions}"
-        raise UserError(f"{flag}: {args.ldm_path} was told no conditions; leave the flag out")
-    way = args.conditions or "any"
-    if way != "any":
-        return way, None
-    kept = known.of_the_class() if args.kept_conditions is None else args.kept_conditions
-    for name in kept:
-        if name not in FIGURES:
-            raise UserError(f"--kept_conditions {name}: known are {', '.join(FIGURES)}")
-    kept = tuple(name for name in FIGURES if name in kept)
-    but = f" but for {', '.join(kept)}, which stay the class's own" if kept else ""
-    print(f"asked for under the conditions of any training image{but}; --conditions own: of the class's alone")
-    return way, kept
-
-
 def sample(args: argparse.Namespace) -> int:
     """Rebuild the generator from its checkpoint and draw what is missing in the output folder."""
     from errors import UserError
     from ldm.checkpoint_file import load_ldm
     from ldm.file_format import decibel_range
-    from ldm.generation import SamplingOptions, file_format_of, generate
+    from ldm.generation import SamplingOptions, file_format_of, generate, settled_conditions
     from ldm.sample_folder import SampleFolder, overview
     from training import processes
     from training.checkpoint import digest
@@ -165,7 +136,10 @@ def sample(args: argparse.Namespace) -> int:
     for name in classes:
         if name not in known:
             raise UserError(f"--classes {name}: {args.ldm_path} knows {', '.join(known)}")
-    conditions, kept_conditions = conditions_of(args, pipeline)
+    conditions, kept = settled_conditions(args.conditions, args.kept_conditions, pipeline, args.ldm_path)
+    if conditions == "any":
+        but = f" but for {', '.join(kept)}, which stay the class's own" if kept else ""
+        print(f"asked for under the conditions of any training image{but}; --conditions own: of the class's alone")
     options = SamplingOptions(
         sampler=args.sampler,
         num_inference_steps=args.num_inference_steps,
@@ -178,7 +152,7 @@ def sample(args: argparse.Namespace) -> int:
         file_format=args.file_format,
         decibel_range=decibel_range(args.file_format, contract, args.dynamic_range_db),
         conditions=conditions,
-        kept_conditions=kept_conditions,
+        kept_conditions=kept,
     )
     checkpoint_digest = digest(args.ldm_path)
     guide_digest = digest(args.guide_path) if args.guide_path else None

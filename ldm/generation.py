@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,6 +68,29 @@ class SamplingOptions:
 def file_format_of(options: SamplingOptions, contract: DataContract) -> FileFormat:
     """How images drawn with ``options`` are written."""
     return FileFormat(options.file_format, contract, options.decibel_range, options.output_size)
+
+
+def settled_conditions(
+    way: str | None, kept: Sequence[str] | None, pipeline: SpectrogramPipeline, path: Path
+) -> tuple[str, tuple[str, ...] | None]:
+    """What ``--conditions`` and ``--kept_conditions`` come to for the model at ``path``, as ``SamplingOptions`` has it.
+
+    Raises:
+        UserError: a model that was told none, or a figure that is none of ``FIGURES``.
+    """
+    if pipeline.conditions is None:
+        if way in (None, "none") and kept is None:
+            return "none", None
+        flag = "--kept_conditions" if way in (None, "none") else f"--conditions {way}"
+        raise UserError(f"{flag}: {path} was told no conditions; leave the flag out")
+    if way in ("own", "none"):
+        return way, None
+    if kept is None:
+        kept = pipeline.conditions.of_the_class()
+    for name in kept:
+        if name not in FIGURES:
+            raise UserError(f"--kept_conditions {name}: known are {', '.join(FIGURES)}")
+    return "any", tuple(name for name in FIGURES if name in kept)
 
 
 Sieve = Callable[[Tensor, Tensor], list[str | None]]

@@ -66,10 +66,6 @@ def test_an_image_without_a_target_has_no_doppler_and_one_of_few_columns_no_bend
         assert found["doppler"] == pytest.approx(0.3, abs=0.02) and abs(found["doppler_bend"]) < 1e-3
 
 
-def conditions_of(figures: torch.Tensor, labels: torch.Tensor) -> Conditions:
-    return Conditions.of(figures, labels)
-
-
 def test_planes_are_the_lines_over_slow_time_and_nothing_where_hidden():
     """The lines that figures were read off come back, at the latents' columns; padding goes on with the last."""
     level = 0.3 - 0.1 * torch.cos(math.pi * time(48)) + 0.05 * torch.cos(2 * math.pi * time(48))
@@ -91,19 +87,19 @@ def test_the_share_between_classes_is_that_of_the_variances():
     labels = torch.arange(400).repeat_interleave(8)
     means = torch.randn(400, len(FIGURES), generator=generator)
     figures = means[labels] + 3**0.5 * torch.randn(len(labels), len(FIGURES), generator=generator)
-    assert conditions_of(figures, labels).shares_between_classes() == pytest.approx([0.25] * len(FIGURES), abs=0.06)
+    assert Conditions.of(figures, labels).shares_between_classes() == pytest.approx([0.25] * len(FIGURES), abs=0.06)
     alike = torch.randn(len(labels), len(FIGURES), generator=generator)
-    assert conditions_of(alike, labels).shares_between_classes() == pytest.approx([0.0] * len(FIGURES), abs=0.04)
+    assert Conditions.of(alike, labels).shares_between_classes() == pytest.approx([0.0] * len(FIGURES), abs=0.04)
     alike[:, 4] += 9 * labels
-    assert conditions_of(alike, labels).of_the_class() == ["doppler"]
-    assert conditions_of(alike, torch.zeros_like(labels)).of_the_class() == [], "one class has nothing to be told from"
+    assert Conditions.of(alike, labels).of_the_class() == ["doppler"]
+    assert Conditions.of(alike, torch.zeros_like(labels)).of_the_class() == [], "one class has nothing to be told from"
 
 
 def test_conditions_are_drawn_from_ones_own_class_or_from_any():
     """Figures name their image: 10 images of class 0 near 0, 30 of class 1 near 1, a thousandth apart."""
     labels = torch.tensor([0] * 10 + [1] * 30)
     figures = (labels + torch.arange(40) / 1000)[:, None].expand(-1, len(FIGURES)).contiguous()
-    known = conditions_of(figures, labels)
+    known = Conditions.of(figures, labels)
     chance = torch.randn(4000, CHANCES, generator=torch.Generator().manual_seed(0))
     sharp = torch.cat([chance[:, :2], torch.zeros(4000, len(FIGURES))], dim=1)
     asked = torch.zeros(4000, dtype=torch.int64)
@@ -123,7 +119,7 @@ def test_conditions_are_drawn_from_ones_own_class_or_from_any():
 def test_what_is_far_from_all_training_images_stays_in_reach_and_what_never_differs_is_no_division_by_zero():
     figures = torch.rand(20, len(FIGURES), generator=torch.Generator().manual_seed(0))
     figures[:, 0] = 0.0
-    known = conditions_of(figures, torch.arange(20) % 2)
+    known = Conditions.of(figures, torch.arange(20) % 2)
     told = known.standardised(torch.full((1, len(FIGURES)), 1000.0))
     assert told.isfinite().all() and told.max() <= 5
     assert known.standardised(figures).abs().max() < 3 and (known.standardised(figures)[:, 0] == 0).all()
@@ -132,7 +128,7 @@ def test_what_is_far_from_all_training_images_stays_in_reach_and_what_never_diff
 def test_of_many_images_some_are_kept_and_of_every_class_at_least_one():
     labels = torch.zeros(20_000, dtype=torch.int64)
     labels[12_345] = 1
-    known = conditions_of(torch.rand(20_000, len(FIGURES)), labels)
+    known = Conditions.of(torch.rand(20_000, len(FIGURES)), labels)
     assert 4000 < len(known.labels) < 4200 and known.labels.sum() == 1
     again = Conditions.from_dict(json.loads(json.dumps(known.to_dict())), 2)
     assert torch.equal(again.figures, known.figures) and torch.equal(again.std, known.std)
@@ -148,7 +144,7 @@ def test_of_many_images_some_are_kept_and_of_every_class_at_least_one():
     ],
 )
 def test_stored_conditions_that_mean_nothing_are_refused(change, message):
-    stored = conditions_of(torch.rand(4, len(FIGURES)), torch.tensor([0, 1, 0, 1])).to_dict()
+    stored = Conditions.of(torch.rand(4, len(FIGURES)), torch.tensor([0, 1, 0, 1])).to_dict()
     assert Conditions.from_dict(stored, 2).labels.tolist() == [0, 1, 0, 1]
     with pytest.raises(ValueError, match=message):
         Conditions.from_dict({**stored, **change}, 2)
@@ -254,6 +250,8 @@ def test_a_model_that_was_told_none_says_so(trained, tmp_path):
         run_sample(trained.ldm, tmp_path / "kept", "--kept_conditions", "speed")
     with pytest.raises(ValueError, match="this model was told none"):
         pipeline("walk", conditions="own")
+    pipeline.save_pretrained(tmp_path / "exported")
+    assert SpectrogramPipeline.from_pretrained(tmp_path / "exported", use_safetensors=True).conditions is None
     told, _ = load_ldm(trained.ldm)
     with pytest.raises(ValueError, match="the guide is told conditions, which the UNet is not"):
         parts = (pipeline.vqvae, pipeline.unet, pipeline.scheduler, pipeline.config.contract)
