@@ -59,6 +59,12 @@ def build_parser() -> Parser:
         help="of every batch, where there are real images too; none: as if their files lay in one folder",
     )
     parser.add_argument(
+        "--classical_on",
+        choices=("real", "all"),
+        default="real",
+        help="which images classical augmentation changes in arms that have synthetic ones too",
+    )
+    parser.add_argument(
         "--pretrain_on",
         type=existing_dir,
         default=None,
@@ -120,7 +126,7 @@ def evaluate(args: argparse.Namespace) -> int:
         sets.synthetic,
         sets.held_out,
         len(classes),
-        Judge(args.classifier, args.steps, args.batch_size, device, args.synthetic_share),
+        Judge(args.classifier, args.steps, args.batch_size, device, args.synthetic_share, args.classical_on),
         range(args.seed, args.seed + args.seeds),
         [*ks, None],
         volumes,

@@ -137,11 +137,12 @@ def _compare(sets: Sets, study: Study, folder: Path, inception: Inception | None
 def _setting(sets: Sets, study: Study) -> str:
     judge, (height, width) = study.judge, sets.contract.image_size
     share = "" if judge.synthetic_share is None else f", {judge.synthetic_share:.0%} of them synthetic beside real ones"
+    whose = ", of the real images alone" if judge.classical_on == "real" else ", of real and synthetic images"
     return (
         f"{len(sets.real)} real training, {len(sets.held_out)} held-out real and {len(sets.synthetic)} synthetic "
         f"images of {len(sets.contract.classes)} classes at {height}x{width}; classifier "
         f"{judge.network}, {judge.steps} steps of {judge.batch_size} images{share}, {len(study.seeds)} seeds. "
-        f"Classical augmentation: {study.recipes[None]}, {_why(study)}. {_pretrained(study)}"
+        f"Classical augmentation{whose}: {study.recipes[None]}, {_why(study)}. {_pretrained(study)}"
         f"{_test_noise(study.table(None), len(sets.held_out))}{_absent(sets)}"
     )
 

@@ -201,6 +201,7 @@ def batches_of(
     batch_size: int,
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None,
     synthetic_share: float | None = None,
+    classical_on: str = "real",
 ) -> Batch:
     """A function that draws batches of real and synthetic images, in which every class is as likely as any other.
 
@@ -208,7 +209,8 @@ def batches_of(
     samples of rare classes would be credited with what comes of showing those classes more often.
 
     ``synthetic_share`` of every batch is synthetic, where there are both; None: the images of a class are drawn alike,
-    as if their files lay in one folder.
+    as if their files lay in one folder. ``augment`` changes ``"real"`` images alone, where there are both kinds, or
+    ``"all"``, as ``classical_on`` says.
     """
     sources = [source for source in (real, synthetic) if source is not None]
     pool = torch.cat([source.images for source in sources])
@@ -219,13 +221,17 @@ def batches_of(
         of_synthetic = round(synthetic_share * batch_size)
         shares = [(0, len(real), batch_size - of_synthetic), (len(real), len(pool), of_synthetic)]
     parts = [(first, _chances_of(of_pool[first:end]), number) for first, end, number in shares if number]
+    changed = len(pool) if real is None or classical_on == "all" else len(real)  # so many images of the pool
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         pick = torch.cat(
             [first + torch.multinomial(chances, number, True, generator=generator) for first, chances, number in parts]
         )
         images, targets = pool[pick], functional.one_hot(of_pool[pick], num_classes).float()
-        return augment(images, targets, generator) if augment else (images, targets)
+        mine = pick < changed
+        if augment and mine.any():
+            images[mine], targets[mine] = augment(images[mine], targets[mine], generator)
+        return images, targets
 
     return draw
 

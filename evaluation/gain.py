@@ -57,6 +57,7 @@ class Judge:
         steps, batch_size: of the optimiser.
         device: where.
         synthetic_share: of a batch, where there are real images too; None: as there are images.
+        classical_on: the images that classical augmentation changes, ``"all"`` or ``"real"`` ones alone.
     """
 
     network: str
@@ -64,6 +65,7 @@ class Judge:
     batch_size: int
     device: torch.device
     synthetic_share: float | None = None
+    classical_on: str = "real"
 
 
 Trial = tuple[int | None, str, int]
@@ -242,6 +244,7 @@ class Study:
             self.judge.batch_size,
             RECIPES[self.recipes[case.k]] if arm.classical else None,
             self.judge.synthetic_share,
+            self.judge.classical_on,
         )
         return self._fit(batch, case.seed, bar, self._pretrained[case.seed] if arm.pretrained else None)
 
@@ -293,4 +296,6 @@ class Study:
             used += [images["pretraining"], str(PRETRAINING_STEPS), PRETRAINING_RECIPE]
         if arm.real and arm.synthetic and self.judge.synthetic_share is not None:
             used.append(str(self.judge.synthetic_share))
+        if arm.real and arm.synthetic and arm.classical and self.judge.classical_on != "all":
+            used.append(f"classical on {self.judge.classical_on}")
         return checkpoint.digest([*self._training, case.arm, case.k, case.volume, case.seed, recipe, *used])

@@ -258,8 +258,8 @@ def test_a_recipe_that_nothing_was_there_to_choose_by_is_called_so(folders, tmp_
     flags = ("--real_train", tmp_path / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic")
     assert run(*flags, "--output_dir", tmp_path / "report") == 0
     setting = json.loads((tmp_path / "report" / "report.json").read_text())["setting"]
-    first = next(iter(RECIPES))
-    assert f"Classical augmentation: {first}, the first of 5: with one real training image per class there" in setting
+    told = f"Classical augmentation, of the real images alone: {next(iter(RECIPES))}, the first of 5: with one real"
+    assert f"{told} training image per class there" in setting
 
 
 def test_inceptions_distances_stand_in_the_report_where_its_weights_are_given(folders, inception_file, tmp_path):

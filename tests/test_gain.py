@@ -98,6 +98,32 @@ def test_the_share_of_synthetic_images_is_that_of_their_number_or_the_one_asked_
     assert float(alone.mean()) == 1.0
 
 
+@pytest.mark.parametrize(("classical_on", "expected"), [("real", 0.25), ("all", 1.0)])
+def test_classical_augmentation_changes_the_real_images_or_all(classical_on, expected):
+    real, synthetic = image_set(20, 0), image_set(20, 1)
+    real.images.fill_(0.0)
+    synthetic.images.fill_(1.0)
+    draw = batches_of(real, synthetic, 2, 64, lambda x, y, _: (x + 8, y), 0.75, classical_on)
+    images, targets = draw(torch.Generator().manual_seed(0))
+    kinds = images[:, 0, 0, 0]
+    assert float((kinds > 7).float().mean()) == expected
+    assert set(kinds.tolist()) == ({8.0, 1.0} if classical_on == "real" else {8.0, 9.0})
+    assert targets.sum() == 64
+    alone = batches_of(None, synthetic, 2, 64, lambda x, y, _: (x + 8, y), None, classical_on)
+    assert set(alone(torch.Generator().manual_seed(0))[0][:, 0, 0, 0].tolist()) == {9.0}
+    assert set(real.images.flatten().tolist()) == {0.0}, "the images themselves stay as they are"
+
+
+def test_other_images_to_change_train_the_arm_of_all_three_alone_anew(tmp_path, monkeypatch):
+    small_study(tmp_path).run()
+    trained = []
+    monkeypatch.setattr(gain, "train_classifier", lambda *_: trained.append(1) or build_classifier("small", 1, 2))
+    study = small_study(tmp_path)
+    study.judge = replace(study.judge, classical_on="all")
+    study.run()
+    assert len(trained) == 2, "one arm, two seeds"
+
+
 def test_another_share_trains_the_mixed_arms_alone_anew(tmp_path, monkeypatch):
     small_study(tmp_path).run()
     trained = []
