@@ -1,17 +1,18 @@
 """Does synthetic data help where real images are few? The whole path from k images per class, draw by draw.
 
-    python benchmarks/protocol.py --real_train DIR --real_test DIR --k 10 --seeds 3 --output_dir protocol
+    python benchmarks/protocol.py --real_train DIR --real_test DIR --k 10 --seeds 5 --output_dir protocol
     python benchmarks/protocol.py --real_train DIR --real_test DIR --runs 1 --run_gap 4 --colormap jet ...
     python benchmarks/protocol.py --real_train DIR --runs 5 --group_by 'event(\\d+)' ...
 
 Every draw chooses k images (or whole runs of windows, or other groups) of each class, and everything that learns sees
 these alone: both stages, and the classifiers of every arm, which are then scored on the same test images, or, without
 ``--real_test``, on the groups that were not drawn. Differences are paired by draw; intervals are over draws, and leave
-out that other test images could have been chosen. ``--init_from demo``, a folder that ``make demo`` wrote, lets both
-stages begin with what they learned of simulated motion, which costs no measurement. Further flags of the scripts go
-through ``--vqvae``, ``--ldm``, ``--sample`` and ``--evaluate``, each as one quoted string. What a draw has done already
-is not done again. The figures of every draw are kept in ``draws.json``, and ``draws.png`` shows the
-draws of every k that it holds.
+out that other test images could have been chosen. Settings are those with which samples of ten images of each person's
+gait lift a classifier (docs/results.md), an hour of one core a draw; others go through ``--vqvae``, ``--ldm``,
+``--sample`` and ``--evaluate``, each as one quoted string. ``--init_from demo``, a folder that ``make demo`` wrote,
+lets both stages begin with what they learned of simulated motion, which costs no measurement; their networks are then
+those of the demo. What a draw has done already is not done again. The figures of every draw are kept in ``draws.json``,
+and ``draws.png`` shows the draws of every k that it holds.
 """
 
 from __future__ import annotations
@@ -43,11 +44,16 @@ from training.pictures import save_figure
 
 ROOT = Path(__file__).parents[1]
 BATCH = 16
-VARIED = "--augment_time_shift 0.25 --augment_gain 0.1"  # a generator of few images learns what a radar may vary
-SMALL = "--block_out_channels 32 32 64 --layers_per_block 1 --lr 4e-4 --disc_lr 2e-4 --perceptual_loss_weight 0"
-SMALL += f" --disc_channels 16 --disc_layers 2 --disc_start 0.5 {VARIED}"
-SMALL_LDM = "--unet_channels 32 64 128 --norm_num_groups 16 --unet_layers_per_block 1 --attention_levels 1"
-SMALL_LDM += f" --dropout 0.1 --lr 1e-3 --augment_encodings 8 {VARIED}"
+# A generator of few images learns what a radar may vary, is told it, and so draws none of it.
+VARIED = "--augment_time_shift 0.25 --augment_gain 0.05"
+VQVAE = "--block_out_channels 32 64 64 --layers_per_block 1 --lr 4e-4 --perceptual_loss_weight 0"
+VQVAE += f" --g_loss_adv_weight 0 --val_fraction 0 {VARIED}"
+LDM = "--unet_channels 64 96 128 --unet_layers_per_block 1 --attention_levels 1 --dropout 0.1 --lr 1e-3"
+LDM += f" --augment_encodings 8 {VARIED}"
+DEMO_VQVAE = "--block_out_channels 32 32 64 --layers_per_block 1 --lr 4e-4 --disc_lr 2e-4 --perceptual_loss_weight 0"
+DEMO_VQVAE += f" --disc_channels 16 --disc_layers 2 --disc_start 0.5 {VARIED}"
+DEMO_LDM = "--unet_channels 32 64 128 --norm_num_groups 16 --unet_layers_per_block 1 --attention_levels 1"
+DEMO_LDM += f" --dropout 0.1 --lr 1e-3 --augment_encodings 8 {VARIED}"
 
 
 def chosen(listing: Listing, groups: list[str], number: int, seed: int) -> list[str]:
@@ -200,17 +206,26 @@ def measure() -> int:
     parser.add_argument("--colormap", help="as train_vqvae.py takes it")
     parser.add_argument("--image_size", type=positive_int, default=64, help="pixels a side, for the classifiers")
     parser.add_argument("--model_size", type=positive_int, nargs="+", help="for both stages; --image_size if none")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of stage 2, to sample from")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="last", help="of stage 2, to sample from")
     parser.add_argument("--seeds", type=positive_int, default=3, help="draws")
     parser.add_argument("--output_dir", type=Path, default=Path("protocol"), help="a folder for every draw")
     parser.add_argument("--init_from", type=existing_dir, help="begin with the weights of make demo in this folder")
-    parser.add_argument("--vqvae_steps", type=positive_int, default=500, help=f"about so many steps of {BATCH} images")
-    parser.add_argument("--ldm_steps", type=positive_int, default=2000, help=f"about so many steps of {BATCH} images")
-    parser.add_argument("--vqvae", default=SMALL, help="further flags of train_vqvae.py")
-    parser.add_argument("--ldm", default=SMALL_LDM, help="further flags of train_ldm.py")
-    parser.add_argument("--sample", default="", help="further flags of sample.py; as many images as real ones if none")
-    parser.add_argument("--evaluate", default="--classifier small", help="further flags of evaluate.py")
+    parser.add_argument("--vqvae_steps", type=positive_int, default=700, help=f"about so many steps of {BATCH} images")
+    parser.add_argument("--ldm_steps", type=positive_int, default=2870, help=f"about so many steps of {BATCH} images")
+    parser.add_argument("--vqvae", help=f"further flags of train_vqvae.py, in place of {VQVAE}")
+    parser.add_argument("--ldm", help=f"further flags of train_ldm.py, in place of {LDM}")
+    parser.add_argument(
+        "--sample",
+        default="--samples_per_class 100",
+        help="further flags of sample.py; as many images as real ones if none",
+    )
+    parser.add_argument(
+        "--evaluate", default="--classifier small --synthetic_share 0.25 --seeds 3", help="further flags of evaluate.py"
+    )
     args = parser.parse_args()
+    vqvae, ldm = (DEMO_VQVAE, DEMO_LDM) if args.init_from else (VQVAE, LDM)
+    args.vqvae = vqvae if args.vqvae is None else args.vqvae
+    args.ldm = ldm if args.ldm is None else args.ldm
     if args.runs and not (args.run_gap or args.group_by):
         parser.error("--runs needs --run_gap or --group_by")
     if not (args.runs or args.real_test):
