@@ -226,6 +226,8 @@ def open_data(
             check_fit(listing, contract)
         splits = find_splits(listing, split, None if judging else output_dir, save=False)
         parts = _make_parts(listing, splits, contract, augmentation)
+        if not judging:
+            _check_classes(listing, set(parts["train"].labels))
         # Before anything is decoded: what changes from now on has another fingerprint at the next start.
         digest, strict = fingerprint(listing.root, splits.parts)
         key = checkpoint.digest([strict, contract.to_dict()])
@@ -270,6 +272,15 @@ def _make_parts(
     if not len(parts["train"]):
         raise UserError(f"--data_dir {listing.root}: no image is left to train on; lower --val_fraction")
     return parts
+
+
+def _check_classes(listing: Listing, trained_on: set[int]) -> None:
+    for label, name in enumerate(listing.classes):
+        if label not in trained_on:
+            raise UserError(
+                f"--data_dir {listing.root}: class {printable(name)} has no image to train on, all of its images are "
+                "held out (see splits.json); move its folder away, or train anew with --resplit"
+            )
 
 
 def _decode(parts: dict[str, SpectrogramDataset], kept: DecodedImages | None, save: bool) -> None:

@@ -106,21 +106,25 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Read the three sets of images, judge, and say where the report is."""
+    from errors import UserError
     from evaluation.assessment import assess
     from evaluation.gain import Judge, Study
     from evaluation.points import check_points
     from evaluation.reading import read_sets
     from evaluation.tables import gain_rows
-    from ldm.sample_folder import contract_to_read
+    from ldm.sample_folder import contract_to_read, division_warning
     from training.setup import make_accelerator
 
     device = make_accelerator(args.device, "no").device
-    sets = read_sets(args, contract_to_read)
+    try:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {args.output_dir}: cannot be made ({error.strerror}); give another") from error
+    sets = read_sets(args, contract_to_read, division_warning)
     classes = sets.contract.classes
     ks, volumes = sorted(set(args.k)), sorted(set(args.volumes))
     for note in check_points(sets.real.labels, sets.synthetic.labels, classes, ks, volumes):
         print(note)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     study = Study(
         sets.real,
         sets.synthetic,

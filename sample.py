@@ -106,6 +106,8 @@ def sieves_of(options: SamplingOptions, payload: LDMFile) -> list[Sieve]:
     from evaluation.physics import KinematicSieve
     from ldm.checkpoint_file import References
 
+    if not (options.reject_copies or options.reject_outliers):
+        return []
     references = References(payload)
     found: list[Sieve] = []
     if options.reject_copies:
@@ -157,6 +159,7 @@ def sample(args: argparse.Namespace) -> int:
     checkpoint_digest = digest(args.ldm_path)
     guide_digest = digest(args.guide_path) if args.guide_path else None
     settings = {**options.record(), "checkpoint_sha256": checkpoint_digest, "guide_sha256": guide_digest}
+    settings["train_images"] = payload["identity"].get("train_images")  # for whoever judges by the others
     folder = SampleFolder(args.output_dir, settings)
     try:
         pipeline.to(device)

@@ -28,7 +28,15 @@ from training.data_arguments import (
     split_options,
 )
 from training.norm_groups import add_groups_argument, settle_groups
-from training.setup import add_run_arguments, data_order, held_run_folder, make_accelerator, plain, run_task
+from training.setup import (
+    add_run_arguments,
+    data_order,
+    held_run_folder,
+    make_accelerator,
+    plain,
+    refuse_another_run,
+    run_task,
+)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -117,12 +125,14 @@ def train(args: argparse.Namespace) -> int:
     from ldm.latents import LatentNormaliser, cached_latents, pad_to_multiple
     from ldm.ldm_trainer import LDMOptions, LDMTask
     from spectrograms.splits import FILE_NAME as SPLITS_FILE
+    from spectrograms.splits import content_marks
     from training import processes
     from training.checkpoint import digest, state_digest
     from training.order import ChangedItems, SeededItems
     from vqvae.utils import division_warning, load_vqgan
 
     accelerator = make_accelerator(args.device, args.mixed_precision)
+    refuse_another_run(args)
     vqgan, stage1 = load_vqgan(args.vqgan_path)
     contract = stage1["contract"]
     # Stage 1's own parts where they are not beside the data: its validation images must not be trained on here.
@@ -157,6 +167,7 @@ def train(args: argparse.Namespace) -> int:
         "vqgan": vqgan_digest,
         "train_images": digest(data.train.paths),
         "val_images": digest(data.val.paths),
+        "train_content": content_marks(args.data_dir, data.train.paths),
         "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         "stage1": {name: stage1[name] for name in ("epoch", "identity", "figures") if name in stage1},
     }

@@ -25,7 +25,15 @@ from training.data_arguments import (
     split_options,
 )
 from training.norm_groups import add_groups_argument, settle_groups, single_channels
-from training.setup import add_run_arguments, data_order, held_run_folder, make_accelerator, plain, run_task
+from training.setup import (
+    add_run_arguments,
+    data_order,
+    held_run_folder,
+    make_accelerator,
+    plain,
+    refuse_another_run,
+    run_task,
+)
 
 LEAST_LPIPS_SIDE = {"vgg": 16, "alex": 31, "squeeze": 17}  # pixels; a smaller image is pooled to nothing
 
@@ -137,6 +145,7 @@ def train(args: argparse.Namespace) -> int:
     import torch
 
     from dataset import open_data
+    from spectrograms.splits import content_marks
     from training import processes
     from training.checkpoint import digest
     from training.loader import calibration_images, fixed_batches, training_batches
@@ -148,6 +157,7 @@ def train(args: argparse.Namespace) -> int:
     from vqvae.vqgan_trainer import VQGANOptions, VQGANTask
 
     accelerator = make_accelerator(args.device, args.mixed_precision)
+    refuse_another_run(args)
     lpips = load_lpips(args.lpips_net, args.lpips_weights) if args.perceptual_loss_weight else None
     with processes.first_goes_ahead():
         data = open_data(
@@ -198,6 +208,7 @@ def train(args: argparse.Namespace) -> int:
             "arguments": plain(args),
             "train_images": digest(data.train.paths),
             "val_images": digest(data.val.paths),
+            "train_content": content_marks(args.data_dir, data.train.paths),
         },
         args.epochs * len(order),
         args.seed,

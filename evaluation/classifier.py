@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from errors import UserError
 from evaluation.images import ImageSet
+from training.failures import is_out_of_memory
 
 Batch = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
@@ -73,7 +74,9 @@ def build_classifier(name: str, channels: int, num_classes: int) -> nn.Module:
         raise UserError(f"--classifier {name}: torchvision has no such network; try small or resnet18") from error
     if not isinstance(getattr(model, "fc", None), nn.Linear):
         raise UserError(f"--classifier {name}: has no final layer called fc; try small or a resnet")
-    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        raise UserError(f"--classifier {name}: takes no images; try small or a resnet")
     if first.in_channels != channels:
         replacement = nn.Conv2d(
             channels, first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None
@@ -153,13 +156,33 @@ def train_classifier(
     for step in range(steps):
         if step:
             images, targets = batch(generator)
-        loss = functional.cross_entropy(model(images.to(device)), targets.to(device), label_smoothing=0.05)
+        loss = functional.cross_entropy(
+            _scores(model, images.to(device), name), targets.to(device), label_smoothing=0.05
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
         tick()
     return model.eval()
+
+
+def _scores(model: nn.Module, images: Tensor, name: str) -> Tensor:
+    """What ``model``, called ``name`` by the user, makes of a batch, (B, K); a network may be one for other images."""
+    try:
+        scores = model(images)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        form = "x".join(map(str, images.shape[1:]))
+        raise UserError(
+            f"--classifier {name}: cannot take images of {form} ({error}); try small or a resnet"
+        ) from error
+    if not isinstance(scores, Tensor):
+        raise UserError(
+            f"--classifier {name}: gives {type(scores).__name__} and not one score a class; try small or a resnet"
+        )
+    return scores
 
 
 @torch.no_grad()

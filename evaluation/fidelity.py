@@ -16,6 +16,7 @@ from torch_fidelity import metric_fid, metric_kid, metric_prc
 SUBSETS = 50
 SUBSET_SIZE = 100
 NEIGHBOURS = 5
+MOST_COMPARED = 10_000  # images on a side: distances between all pairs of so many take 2.6 GB
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
@@ -130,7 +131,7 @@ def fidelity(
     Returns:
         ``images`` on each side; ``synthetic`` and ``floor``: see ``compare``.
     """
-    number = min(len(held_out), len(synthetic), len(real))
+    number = min(len(held_out), len(synthetic), len(real), MOST_COMPARED)
     generator = torch.Generator().manual_seed(0)
 
     def some(features: Tensor) -> Tensor:

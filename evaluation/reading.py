@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dataset import DataContract, open_data
@@ -17,20 +17,34 @@ from spectrograms.survey import make_contract
 from training.data_arguments import split_options
 
 
-def read_sets(args: argparse.Namespace, drawn_as: Callable[[Path, DataContract], DataContract]) -> Sets:
+def read_sets(
+    args: argparse.Namespace,
+    drawn_as: Callable[[Path, DataContract], DataContract],
+    division_warning: Callable[[Path, Sequence[str]], str | None],
+) -> Sets:
     """Read what ``evaluate.py`` was asked to compare, and print what is worth telling.
 
-    ``drawn_as`` tells how the synthetic images in a folder are to be read beside real ones of a contract.
+    ``drawn_as`` tells how the synthetic images in a folder are to be read beside real ones of a contract,
+    ``division_warning`` what to say of a folder whose generator was trained on other images than those of the paths.
 
     Raises:
         UserError: a folder or image cannot be read, or held-out images are among those that a classifier learns from.
     """
     notes: list[str] = []
     try:
-        real, held_out, contract = _from_parts(args, notes) if args.data_dir else _from_folders(args, notes)
+        if args.data_dir:
+            real, held_out, contract, trained_on = _from_parts(args, notes)
+            notes += filter(None, [division_warning(args.synthetic, trained_on)])
+        else:
+            real, held_out, contract = _from_folders(args, notes)
         as_drawn = drawn_as(args.synthetic, contract)
         drawn = list_folder(args.synthetic, 1, "--synthetic", args.skip_unreadable, notes)
         first = _to_pretrain_on(args, contract, notes) if args.pretrain_on else None
+        if len(contract.classes) < 2:
+            notes.append(
+                f"WARNING: there is one class, {contract.classes[0]}: a classifier has nothing to tell apart, and what "
+                "is said of its accuracy and of right labels means nothing; fidelity and novelty do"
+            )
         notes = [printable(note) for note in notes]
         print(*notes, sep="\n", end="\n" * bool(notes))
         synthetic = from_listing(drawn, as_drawn)
@@ -38,6 +52,13 @@ def read_sets(args: argparse.Namespace, drawn_as: Callable[[Path, DataContract],
     except UnreadableImage as error:
         remedy = "" if args.skip_unreadable else ", or pass --skip_unreadable"
         raise UserError(f"{error}{remedy}") from error
+    of_all = {"real training": real, "held-out": held_out, "synthetic": synthetic}
+    if not set.intersection(*(set(part.labels.tolist()) for part in of_all.values())):
+        whose = "; ".join(f"{name}: {_classes_of(part, contract)}" for name, part in of_all.items())
+        raise UserError(
+            f"--synthetic {args.synthetic}: no class has real training, held-out and synthetic images "
+            f"({whose}), so that there is nothing to compare"
+        )
     refuse_leak(held_out, real, "the real training images")
     refuse_leak(held_out, synthetic, "the synthetic images")
     if pretraining is not None:
@@ -47,8 +68,8 @@ def read_sets(args: argparse.Namespace, drawn_as: Callable[[Path, DataContract],
     return Sets(real, held_out, synthetic, contract, radar, warnings, pretraining)
 
 
-def _from_parts(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, ImageSet, DataContract]:
-    """The parts of one folder that stage 1 divided."""
+def _from_parts(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, ImageSet, DataContract, Sequence[str]]:
+    """The parts of one folder that stage 1 divided, and the paths of those images that it trained on."""
     data = open_data(
         args.data_dir,
         image_size=args.image_size,
@@ -64,7 +85,7 @@ def _from_parts(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, I
     notes += data.notes
     # Without a test part the validation images are judged on: stage 1 and 2 never learned from them either.
     seen, unseen = ([data.train, data.val], data.test) if len(data.test) else ([data.train], data.val)
-    return from_dataset(*seen), from_dataset(unseen), data.contract
+    return from_dataset(*seen), from_dataset(unseen), data.contract, data.train.paths
 
 
 def _from_folders(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, ImageSet, DataContract]:
@@ -77,6 +98,10 @@ def _from_folders(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet,
     real, held_out = from_listing(seen, contract), from_listing(unseen, contract)
     notes += shared_columns(held_out, real, (args.real_test, args.real_train), args.output_dir)
     return real, held_out, contract
+
+
+def _classes_of(part: ImageSet, contract: DataContract) -> str:
+    return printable(", ".join(contract.classes[label] for label in sorted(set(part.labels.tolist())))) or "none"
 
 
 def _to_pretrain_on(args: argparse.Namespace, contract: DataContract, notes: list[str]) -> tuple[Listing, DataContract]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from dataset import DataContract
 from evaluation import plots, tables
 from evaluation.arms import BASELINE, PRETRAINED_ARMS
+from radar.fonts import let_matplotlib_find_letters
 from training.files import write_atomically
 
 STYLE = """
@@ -35,6 +36,7 @@ def write_page(results: dict[str, Any], figures: dict[str, Any], contract: DataC
         contract: of the real data.
         folder: where ``grid.png`` and ``closest.png`` stand already.
     """
+    let_matplotlib_find_letters()  # of class names
     parts = [
         "<h1>Do the synthetic spectrograms help?</h1>",
         f'<p class="lead">{html.escape(results["headline"])}</p>',

@@ -195,7 +195,9 @@ def cached_latents(
     if processes.is_first():
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"key": wanted})
         write_atomically(path, lambda file: file.write(content))
-    return CachedLatents(train_set, val_set, changed_latents, changed_conditions, references)
+    processes.wait()
+    # From the file again, which is mapped, and need not stay in memory; where it could not be kept, as it was made.
+    return _read(path, wanted) or CachedLatents(train_set, val_set, changed_latents, changed_conditions, references)
 
 
 def _read(path: Path, wanted: str) -> CachedLatents | None:

@@ -12,6 +12,7 @@ from errors import UserError
 from ldm.file_format import FileFormat, contract_of_decibels
 from spectrograms.listing import natural_key
 from training import files, pictures, processes
+from training.checkpoint import digest
 from training.folder_lock import FolderLock
 
 MANIFEST = "metadata.jsonl"  # the name by which Hugging Face's imagefolder finds the columns beside the images
@@ -79,6 +80,7 @@ class SampleFolder:
             return
         before = files.read_object(known, "choose another folder")
         before = {name: before.get(name, BEFORE_THE_FLAG.get(name, False)) for name in settings}
+        before["train_images"] = settings["train_images"]  # follows from the checkpoint, and older folders have it not
         changed = sorted(name for name in settings if before[name] != settings[name])
         if changed:
             raise UserError(
@@ -182,6 +184,22 @@ def contract_to_read(path: Path, contract: DataContract) -> DataContract:
     if not known.is_file():
         return contract
     return contract_of_decibels(contract, files.read_object(known, "draw it again"), path)
+
+
+def division_warning(path: Path, train: Sequence[str]) -> str | None:
+    """Words on samples in a folder whose generator was trained on other images than ``train``, or None.
+
+    Folders that were drawn without ``sample.py``, or by one of before, do not tell.
+    """
+    known = path / SETTINGS
+    trained_on = files.read_object(known, "draw it again").get("train_images") if known.is_file() else None
+    if trained_on is None or trained_on == digest(train):
+        return None
+    return (
+        f"WARNING: --synthetic {path}: its generator was trained on other images than the training part here: another "
+        "folder, or another division of this one, and then held-out images are among those that it learned; give the "
+        "parts of its run with --splits"
+    )
 
 
 def overview(folder: SampleFolder, classes: list[str], form: FileFormat) -> Path | None:

@@ -60,7 +60,8 @@ def list_images(root: Path, class_level: int = 1, flag: str = "--data_dir") -> L
         flag: by which the user gave the folder, for messages.
 
     Raises:
-        UserError: there are no images, or none as deep as ``class_level``.
+        UserError: there are no images, or none as deep as ``class_level``, or a class whose name not every folder of
+            samples could have.
     """
     root = Path(root)
     if not root.is_dir():
@@ -90,6 +91,12 @@ def list_images(root: Path, class_level: int = 1, flag: str = "--data_dir") -> L
         elif loose:
             hint = f"{loose} images lie directly in it: {hint}"
         raise UserError(f"{flag} {root}: no images of {' '.join(SUFFIXES)} in class folders; {hint}")
+    for name in found:
+        if any(letter == "\\" or ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in name):
+            raise UserError(
+                f"{flag} {root}: the name of class {printable(name)} holds a backslash, a control character, or bytes "
+                "that are no UTF-8, which not every system takes for the name of a folder; rename it"
+            )
     # The text itself decides between names like a1 and a01, so that the order is the same on every file system.
     classes = tuple(sorted(found, key=lambda name: (natural_key(name), name)))
     for paths in found.values():

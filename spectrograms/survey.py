@@ -23,6 +23,7 @@ from spectrograms.resize import padded_size
 PROBED = 24  # images looked at
 DECODERS = 4  # threads; decoding releases the interpreter lock
 KINDS = {"L": "grey", "I;16": "grey", "RGB": "colour", "F": "float", "npy": "float"}
+DEEPEST = 2**16 - 1
 PICTURE = "axes, margins or text in the picture? cut them off (they are learned too)"
 LIKELY_COLOURS = 35.0  # RMS distance in 8-bit levels up to which images may be of a colour map; chroma-reduced JPEG: 30
 FRAMED = 0.5  # of what a white margin encloses is white at most: a map whose silence is white has more of it
@@ -54,6 +55,13 @@ def make_contract(
             f"{len(probes) - alike} of {len(probes)} images looked at have other sizes than {native_size[0]}x"
             f"{native_size[1]} (rows x columns), which most have; all are resized to one size"
         )
+    if native_mode == "I;16":
+        brightest = max(int(array.max()) for array, _ in probes)
+        if brightest < DEEPEST // 4:
+            notes.append(
+                f"WARNING: no 16-bit image looked at has a value above {brightest}, of {DEEPEST} that there are: the "
+                "model sees all of them nearly black; multiply the values so that the largest is near the most"
+            )
     radar = RadarMetadata.load(listing.root)
     value_range = (0.0, 1.0)
     if native_mode in ("npy", "F"):
@@ -199,8 +207,9 @@ def check_fit(listing: Listing, contract: DataContract) -> None:
 
 
 def _probes(listing: Listing) -> list[tuple[NDArray, str]]:
-    step = max(1, len(listing.paths) // PROBED)
-    return [read_image(listing.root / name) for name in listing.paths[::step][:PROBED]]
+    number = min(PROBED, len(listing.paths))
+    spread = [listing.paths[index * len(listing.paths) // number] for index in range(number)]
+    return [read_image(listing.root / name) for name in spread]
 
 
 def _native_mode(probes: list[tuple[NDArray, str]]) -> str:

@@ -308,12 +308,50 @@ def test_folders_without_classes_are_refused(tmp_path, make, message):
 
 
 def test_odd_names_are_read(tmp_path):
-    for name in ("走路", "line\nbreak", "a b", "-x"):
+    for name in ("走路", "a b", "-x", "$x_$"):
         (tmp_path / name).mkdir()
-        Image.fromarray(GREY).save(tmp_path / name / f"{name}.png")
+        Image.fromarray(GREY).save(tmp_path / name / f"{name}\n.png")
     data = open_folder(tmp_path)
     assert len(data.train) == 4
     assert json.loads((tmp_path / "splits.json").read_text())["parts"]["train"] == data.train.paths
+
+
+@pytest.mark.parametrize("name", [b"line\nbreak", b"back\\slash", b"\xd7\xdf", b"\x1b[31m"])
+def test_classes_whose_name_not_every_folder_can_have_are_refused_at_once(tmp_path, name):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+    os.mkdir(folder)
+    Image.fromarray(GREY).save(os.path.join(folder, "1.png"))
+    with pytest.raises(UserError, match=r"^--data_dir .*: the name of class .* holds a .*; rename it$") as caught:
+        open_folder(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_class_without_training_images_is_refused_by_name(tmp_path):
+    write_classes(tmp_path, Image.fromarray(GREY).save, names=("a", "b"))
+    open_folder(tmp_path)
+    saved = json.loads((tmp_path / "splits.json").read_text())
+    parts = saved["parts"]
+    parts["train"], parts["val"] = ([path for path in parts["train"] if path[0] == name] for name in "ab")
+    (tmp_path / "splits.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=r"class b has no image to train on.*--resplit"):
+        open_folder(tmp_path)
+
+
+def test_images_looked_at_are_spread_over_the_whole_set(tmp_path):
+    """47 images, of which 24 are looked at: colour stands in the second class alone."""
+    write_classes(tmp_path, Image.fromarray(GREY).save, names=("a",), number=24)
+    write_classes(tmp_path, Image.fromarray(COLOUR[:, :10]).save, names=("b",), number=23)
+    assert any("11 of 24 images looked at have other sizes" in note for note in open_folder(tmp_path).notes)
+
+
+def test_16_bit_files_that_use_a_sixteenth_of_their_depth_are_warned_of(tmp_path):
+    """Twelve bits in files of sixteen are nearly black to a network."""
+    for deepest, warned in ((4095, True), (65535, False)):
+        values = (DEEP.astype(np.float64) / 65535 * deepest).astype(np.uint16)
+        root = tmp_path / str(deepest)
+        write_classes(root, lambda path, values=values: path.write_bytes(sixteen_bit_png(values)))
+        notes = open_folder(root).notes
+        assert any("WARNING: no 16-bit image looked at has a value above" in note for note in notes) == warned
 
 
 def test_unreadable_files_stop_the_run_unless_they_may_be_skipped(tmp_path):

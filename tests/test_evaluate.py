@@ -26,6 +26,7 @@ from evaluation.tables import gain_rows
 from radar.metadata import RadarMetadata
 from spectrograms.listing import list_images
 from spectrograms.splits import SplitOptions, find_splits
+from training.checkpoint import digest
 
 ROOT = Path(__file__).parents[1]
 
@@ -288,6 +289,58 @@ def test_a_foreign_class_and_an_empty_folder_are_named(folders, tmp_path):
         run(*flags, "--synthetic", tmp_path / "empty")
     with pytest.raises(UserError, match=r"^--real_test .*empty: no images"):
         run(*flags[:3], tmp_path / "empty", "--synthetic", folders / "synthetic")
+
+
+def test_sets_without_a_class_in_common_are_refused(folders, tmp_path):
+    """Held out: the first class; synthetic: the second one."""
+    parts = {"held": "<b>$x_$", "synthetic": "crawl"}
+    for name, absent in parts.items():
+        shutil.copytree(folders / name, tmp_path / name)
+        shutil.rmtree(tmp_path / name / absent)
+    flags = ("--real_train", folders / "real", "--real_test", tmp_path / "held", "--synthetic", tmp_path / "synthetic")
+    told = r"no class has real .*\(real training: .*, .*; held-out: crawl; synthetic: <b>\$x_\$\)"
+    with pytest.raises(UserError, match=told):
+        run(*flags, "--output_dir", tmp_path / "report")
+
+
+def test_of_one_class_accuracies_are_said_to_mean_nothing(folders, tmp_path):
+    for name in ("real", "held", "synthetic"):
+        shutil.copytree(folders / name, tmp_path / name)
+        shutil.rmtree(tmp_path / name / "crawl")
+    flags = ("--real_train", tmp_path / "real", "--real_test", tmp_path / "held", "--synthetic", tmp_path / "synthetic")
+    assert run(*flags, "--output_dir", tmp_path / "report") == 0
+    (warning,) = json.loads((tmp_path / "report" / "report.json").read_text())["warnings"]
+    assert "there is one class, <b>$x_$: a classifier has nothing to tell apart" in warning
+
+
+def test_a_folder_for_the_report_that_cannot_be_made_is_named_first(folders):
+    flags = ("--real_train", folders / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic")
+    with pytest.raises(UserError, match=r"^--output_dir /proc/nowhere: cannot be made \(.*\); give another"):
+        run(*flags, "--output_dir", "/proc/nowhere")
+
+
+def test_a_generator_of_another_division_is_warned_of(tmp_path, capsys):
+    """Its training images are what sample.py has written down; of folders that it did not draw nothing is known."""
+    make_images(tmp_path / "data", 8), make_images(tmp_path / "synthetic", 4, seed=1)
+    splits = find_splits(list_images(tmp_path / "data"), SplitOptions(val_fraction=0.25, test_fraction=0.25), None)
+    flags = (
+        "--data_dir",
+        tmp_path / "data",
+        "--synthetic",
+        tmp_path / "synthetic",
+        "--output_dir",
+        tmp_path / "report",
+    )
+
+    def told(train_images: str) -> list[str]:
+        settings = {"train_images": train_images, "file_format": "native"}
+        (tmp_path / "synthetic" / "sampling.json").write_text(json.dumps(settings))
+        assert run(*flags) == 0
+        warnings = json.loads((tmp_path / "report" / "report.json").read_text())["warnings"]
+        return [warning for warning in warnings if "was trained on other images than the training part" in warning]
+
+    assert told(digest(splits.parts["train"])) == []
+    assert len(told(digest(splits.parts["train"][1:]))) == 1
 
 
 @pytest.mark.parametrize("flag", ["--real_train", "--real_test", "--synthetic"])

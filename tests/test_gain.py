@@ -326,6 +326,20 @@ def test_the_users_own_classifier_is_used_and_a_bad_one_named(tmp_path):
         build_classifier(f"{tmp_path / 'other.py'}:Mine", 1, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("googlenet", r"gives GoogLeNetOutputs and not one score a class"),
+        ("r3d_18", r"takes no images"),
+        ("inception_v3", r"cannot take images of 1x16x16 \("),
+    ],
+)
+def test_networks_that_are_no_plain_classifiers_are_refused_in_one_line(name, told):
+    batch = batches_of(image_set(6, 0), None, 2, 4, None)
+    with pytest.raises(UserError, match=rf"^--classifier {name}: {told}.*try small"):
+        train_classifier(name, 2, batch, 1, 0, CPU, lambda: None)
+
+
 def test_a_users_own_classifier_is_trained_anew_once_its_file_has_changed(tmp_path, monkeypatch):
     path = tmp_path / "mine.py"
     text = (

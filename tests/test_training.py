@@ -191,6 +191,38 @@ def test_crash_between_saves_loses_only_the_steps_since(trained, tmp_path, monke
     assert metrics(tmp_path) == metrics(trained.vqgan_folder)
 
 
+@pytest.mark.parametrize("stage", ["vqgan", "ldm"])
+@pytest.mark.parametrize("what", ["draw", "export"])
+def test_what_fails_after_an_epoch_costs_no_steps(stage, what, trained, tmp_path, monkeypatch):
+    """The last epoch's picture, or checkpoint, fails once: its steps are kept, and what was due is done at resume."""
+    task = {"vqgan": VQGANTask, "ldm": LDMTask}[stage]
+    error, told = {
+        "draw": (ValueError("no such font"), pytest.raises(ValueError, match="no such font")),
+        "export": (
+            torch.OutOfMemoryError("8 GiB"),
+            pytest.raises(UserError, match=r"after epoch 3: out of memory \(8 GiB\).*last good state is .*state_last"),
+        ),
+    }[what]
+
+    def fail(*_):
+        raise error
+
+    guides = ("--guide_at", "0") if stage == "ldm" else ()  # ldm_guide.pt, at the end of the first epoch, comes first
+    with monkeypatch.context() as patch, told:
+        patch.setattr(task, what, fail)
+        run_stage(trained, stage, tmp_path, "--validation_epochs", "3", *guides)
+    assert torch.load(tmp_path / "state_last.pt", weights_only=True)["step"] == 9
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "train_step", fail)
+        assert run_stage(trained, stage, tmp_path, "--validation_epochs", "3", *guides) == 0
+    for name in ("state_last.pt", f"{stage}_epoch_3.pt"):
+        ours, theirs = (torch.load(run / name, weights_only=True) for run in (tmp_path, folder_of(trained, stage)))
+        for state in (ours, theirs):
+            state.get("identity", {}).pop("arguments", None)
+        assert states_equal(ours, theirs), name
+    assert metrics(tmp_path) == metrics(folder_of(trained, stage))
+
+
 def test_from_a_damaged_state_the_older_one_leads_on(trained, tmp_path, monkeypatch):
     flags = ("--save_steps", "2")
     with monkeypatch.context() as patch:
@@ -309,6 +341,32 @@ def test_a_run_does_not_go_on_with_another_division(trained, tmp_path, stage):
     assert (tmp_path / "run" / "state_last.pt").read_bytes() == before
     redivide(data)
     assert run(2) == 0
+
+
+def test_a_refused_run_divides_nothing_anew(trained, tmp_path):
+    data, folder = trained.copy_data(tmp_path / "data"), tmp_path / "run"
+    assert run_vqgan(data, folder, "--epochs", "1", "--validation_epochs", "9") == 0
+    before = (data / "splits.json").read_bytes()
+    with pytest.raises(UserError, match=r"holds a run with other settings \(.*--resplit was False, is True"):
+        run_vqgan(data, folder, "--epochs", "2", "--validation_epochs", "9", "--resplit", "--split_seed", "7")
+    with pytest.raises(UserError, match="holds a run of the other stage"):
+        run_ldm(data, trained.vqgan, folder, "--resplit", "--split_seed", "7")
+    assert (data / "splits.json").read_bytes() == before
+    assert run_vqgan(data, folder, "--epochs", "2", "--validation_epochs", "9") == 0
+
+
+def test_a_run_does_not_go_on_with_other_images_of_the_same_names(trained, tmp_path):
+    """Most of them: one that was mended is no reason."""
+    data, short = trained.copy_data(tmp_path / "data"), ("--validation_epochs", "9")
+    assert run_vqgan(data, tmp_path / "run", "--epochs", "1", *short) == 0
+    images = sorted(data.rglob("*.png"))
+    train = [data / name for name in json.loads((data / "splits.json").read_text())["parts"]["train"]]
+    Image.new("L", (16, 16), 77).save(train[0])
+    assert run_vqgan(data, tmp_path / "run", "--epochs", "2", *short) == 0
+    for path in images:
+        Image.new("L", (16, 16), 78).save(path)
+    with pytest.raises(UserError, match="cannot go on: other images than before stand under the names"):
+        run_vqgan(data, tmp_path / "run", "--epochs", "3", *short)
 
 
 def test_stage_2_does_not_go_on_in_the_latent_space_of_another_stage_1(trained, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import sys
@@ -58,16 +59,24 @@ class RunState(TypedDict):
     best: NotRequired[tuple[float, int]]
     skipped: NotRequired[int]
     identity: NotRequired[dict[str, str]]
+    unlooked: NotRequired[bool]
 
 
 DIGESTS = {  # facts that a resumed run shares with its state, and what it means that they differ
     "vqgan": "--vqgan_path holds another stage 1, whose latents are others",
     "train_images": "other images are trained on (the data or their division have changed, see --splits)",
     "val_images": "other images are held out (the data or their division have changed, see --splits)",
+    "train_content": "other images than before stand under the names of those that are trained on",
 }
 
 SKIPPED_IN_A_ROW = 10  # steps that may be skipped one after the other: then it is not the batches
 SKIPPED_SHARE = 0.01  # of the run's steps, or that many in a row if that is more
+
+
+def _differ(before: str, now: str) -> bool:
+    """Whether most of the words of two facts do: a damaged image or two may have been mended since."""
+    pairs = list(zip(before.split(), now.split(), strict=False))
+    return 2 * sum(first != second for first, second in pairs) > len(pairs)
 
 
 class TrainingLoop:
@@ -102,6 +111,7 @@ class TrainingLoop:
         self._best: tuple[float, int] = (math.inf, 0)  # decisive figure, epoch
         self._skipping = options.on_nonfinite == "skip"
         self._skipped = self._skipped_in_a_row = 0
+        self._unlooked = False  # at the end of an epoch: what is due there has failed, and is to be done again
         self._health = Health()
 
     @property
@@ -144,15 +154,18 @@ class TrainingLoop:
         self.step = self._saved_at = state["step"]
         self._best = state.get("best", self._best)
         self._skipped = state.get("skipped", 0)
+        self._unlooked = state.get("unlooked", False)
         with checkpoint.understood(path, self._kind_of_state, f": {self.folder.way_out()}"):
             self.task.load_state_dict(state["task"])
         if processes.is_first():
-            self.folder.forget_after(self.step)
+            self.folder.forget_after(self.step, "val/" if self._unlooked else None)
         print(f"resuming after step {self.step} of {self.total_steps} ({path})", flush=True)
 
     def _check_identity(self, before: dict[str, str]) -> None:
         now = self._identity()
-        changed = [words for name, words in DIGESTS.items() if name in before and before[name] != now.get(name)]
+        changed = [
+            words for name, words in DIGESTS.items() if name in before and _differ(before[name], now.get(name, "-"))
+        ]
         if changed:
             raise UserError(
                 f"--output_dir {self.folder.path}: its run cannot go on: {'; '.join(changed)}. Restore what it was "
@@ -168,12 +181,14 @@ class TrainingLoop:
         Raises:
             UserError: a loss or gradient is not finite, or memory ran out (the last good state stays).
         """
-        if self.step >= self.total_steps:
+        if self.step >= self.total_steps and not self._unlooked:
             print(f"already trained for {self.options.epochs} epochs; raise --epochs to go on", flush=True)
             return 0
         per_epoch = len(self.order)
         progress = tqdm(total=self.total_steps, initial=self.step, unit="step", dynamic_ncols=True)
         with StopRequest() as stop, progress as bar:
+            if self._unlooked:
+                self._end_epoch(self.step // per_epoch - 1, bar)
             for epoch in range(self.step // per_epoch, self.options.epochs):
                 bar.set_description(f"{self.task.name} epoch {epoch + 1}/{self.options.epochs}", refresh=False)
                 for batch in self._read(epoch):
@@ -221,11 +236,7 @@ class TrainingLoop:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise UserError(
-                f"step {self.step + 1}: out of memory ({error}). --gradient_accumulation_steps N needs memory for an "
-                f"N-th of the batch alone, and this run goes on with it; the last good state is {self._last_state()}. "
-                "Or begin anew with a smaller --batch_size or --image_size, narrower networks, --mixed_precision bf16"
-            ) from error
+            raise self._out_of_memory(f"step {self.step + 1}", error) from error
         self.step += 1
         bar.update()
         if self.step % self.options.logging_steps == 0 or self.step == self.total_steps:
@@ -235,18 +246,47 @@ class TrainingLoop:
             self._log({f"train/{name}": value for name, value in logged.items()}, epoch)
             self._warn(self._health.of_training(logged), bar)
             bar.set_postfix({name: f"{value:.3g}" for name, value in list(logged.items())[:5]})
-        ended = self.step % len(self.order) == 0
-        last = self.step == self.total_steps
-        if ended and (last or (epoch + 1) % self.options.validation_epochs == 0):
-            self._validate(epoch, bar)
-        if ended and epoch + 1 == math.ceil(self.task.guide_at * self.options.epochs):
-            self._write_checkpoint("guide", epoch + 1)
-        if ended and (last or (epoch + 1) % self.options.save_epochs == 0):
-            self._export(epoch + 1)
-            self.save()
-            self._draw_run()  # last: what goes wrong in it costs a picture, no steps
+        if self.step % len(self.order) == 0:
+            self._end_epoch(epoch, bar)
         elif self.options.save_steps and self.step % self.options.save_steps == 0:
             self.save()
+
+    def _end_epoch(self, epoch: int, bar: tqdm) -> None:
+        """Whatever is due after ``epoch``: a look at held-out images, checkpoints, the training state.
+
+        Where that fails, the steps are saved all the same, and the resumed run begins with what failed.
+        """
+        last, again = self.step == self.total_steps, self._unlooked
+        # Alike in a run that is resumed here, and has drawn nothing before.
+        torch.manual_seed(mix_seed(self.order.seed, self.step, processes.rank(), 5))
+        try:
+            if last or (epoch + 1) % self.options.validation_epochs == 0:
+                self._validate(epoch, bar)
+            if epoch + 1 == math.ceil(self.task.guide_at * self.options.epochs):
+                self._write_checkpoint("guide", epoch + 1)
+            due = last or (epoch + 1) % self.options.save_epochs == 0
+            if due:
+                self._export(epoch + 1)
+        except Exception as error:
+            self._unlooked = True
+            with contextlib.suppress(UserError, OSError):  # where the disk is full it takes no state either
+                if processes.is_first():  # the other processes may not have failed, and do not wait
+                    self._write_state()
+            if is_out_of_memory(error):
+                raise self._out_of_memory(f"after epoch {epoch + 1}", error) from error
+            raise
+        self._unlooked = False
+        if due or again or (self.options.save_steps and self.step % self.options.save_steps == 0):
+            self.save(again)
+        if due:
+            self._draw_run()  # last: what goes wrong in it costs a picture
+
+    def _out_of_memory(self, when: str, error: Exception) -> UserError:
+        return UserError(
+            f"{when}: out of memory ({error}). --gradient_accumulation_steps N needs memory for an "
+            f"N-th of the batch alone, and this run goes on with it; the last good state is {self._last_state()}. "
+            "Or begin anew with a smaller --batch_size or --image_size, narrower networks, --mixed_precision bf16"
+        )
 
     def _skip(self, error: NonFiniteError, bar: tqdm) -> None:
         """Give the step up, where that is asked for and has not happened too often.
@@ -298,8 +338,8 @@ class TrainingLoop:
         gc.collect()
 
         if self.task.decisive is not None and figures[self.task.decisive] < self._best[0]:
-            self._best = (figures[self.task.decisive], epoch + 1)
             self._write_checkpoint("best", epoch + 1)
+            self._best = (figures[self.task.decisive], epoch + 1)
 
     def _export(self, epoch: int) -> None:
         self._write_checkpoint(f"epoch_{epoch}", epoch)
@@ -319,9 +359,9 @@ class TrainingLoop:
         if processes.is_first():
             checkpoint.save(self.task.name, exported, self._checkpoint(which))
 
-    def save(self) -> None:
-        """Write ``state_last.pt`` and its numbered older brothers, unless this step is saved already."""
-        if self._saved_at == self.step:
+    def save(self, again: bool = False) -> None:
+        """Write ``state_last.pt`` and its numbered older brothers, unless this step is saved already, or ``again``."""
+        if self._saved_at == self.step and not again:
             return
         if processes.is_first():
             self._write_state()
@@ -336,8 +376,9 @@ class TrainingLoop:
             "best": list(self._best),
             "skipped": self._skipped,
             "identity": self._identity(),
+            "unlooked": self._unlooked,
         }
-        if self.options.keep > 1:
+        if self.options.keep > 1 and self._saved_at != self.step:
             self.folder.keep_previous_state(self._saved_at, self.options.keep - 1)
         checkpoint.save(self._kind_of_state, state, self.folder.state_path)
         if self.options.keep == 1:

@@ -69,7 +69,7 @@ class RunFolder:
             )
 
     def check_same_run(self, arguments: dict[str, Any], may_change: set[str], implied: dict[str, Any]) -> None:
-        """Compare with ``arguments.json`` of the run found here, then write the new ones.
+        """Compare with ``arguments.json`` of the run found here, if any.
 
         ``implied`` are the settings of runs that were begun before there were flags for them.
 
@@ -89,7 +89,10 @@ class RunFolder:
                     f"--output_dir {self.path}: holds a run with other settings ({'; '.join(changed)}): "
                     "choose another folder, or start over with --restart"
                 )
-        files.save_json(arguments, path)
+
+    def keep_arguments(self, arguments: dict[str, Any]) -> None:
+        """Write ``arguments.json``."""
+        files.save_json(arguments, self.path / "arguments.json")
 
     def clear(self, stage: str, needed: dict[str, Path]) -> None:
         """Forget an earlier run of ``stage``: its states, metrics, pictures and tracker, its inference checkpoints too.
@@ -123,12 +126,18 @@ class RunFolder:
         """Append one line to ``metrics.jsonl``."""
         files.append_line(self.metrics_path, values)
 
-    def forget_after(self, step: int) -> None:
-        """Drop logged lines past ``step``: the resumed run will write them again. A torn last line goes too."""
+    def forget_after(self, step: int, also: str | None = None) -> None:
+        """Drop logged lines past ``step``: the resumed run will write them again. A torn last line goes too.
+
+        Lines of ``step`` itself go where they hold figures whose names begin with ``also``.
+        """
         if not self.metrics_path.exists():
             return
         logged = files.read_lines(self.metrics_path, step=int)
-        files.save_lines([entry for entry in logged if entry["step"] <= step], self.metrics_path)
+        kept = [entry for entry in logged if entry["step"] <= step]
+        if also:
+            kept = [entry for entry in kept if entry["step"] < step or not any(name.startswith(also) for name in entry)]
+        files.save_lines(kept, self.metrics_path)
 
     def keep_previous_state(self, step: int, number: int) -> None:
         """Give ``state_last.pt`` (of ``step``) a second name, so that replacing it does not lose it.

@@ -150,6 +150,24 @@ def data_order(images: int, args: argparse.Namespace) -> Any:
     return order
 
 
+def refuse_another_run(args: argparse.Namespace) -> None:
+    """Look whether ``--output_dir`` holds a run that this one cannot go on with, before anything is written.
+
+    ``--resplit`` of a run that is then refused would leave its data divided anew, and that run's held-out images
+    among those that the next one trains on.
+
+    Raises:
+        UserError: it holds a run of the other stage, or with other settings.
+    """
+    from training.run_folder import RunFolder
+    from training.run_view import stage_of
+
+    folder = RunFolder(args.output_dir)
+    folder.check_stage(stage_of(vars(args)))
+    if not args.restart:
+        folder.check_same_run(plain(args), MAY_CHANGE, BEFORE_FLAGS)
+
+
 @contextmanager
 def held_run_folder(args: argparse.Namespace) -> Iterator[Any]:
     """The run folder of ``--output_dir``, this run's own within the ``with``; emptied first by ``--restart``.
@@ -174,6 +192,7 @@ def held_run_folder(args: argparse.Namespace) -> Iterator[Any]:
                 needed = {name: getattr(args, name, None) for name in ("init_from", "vqgan_path")}
                 folder.clear(stage, {name: path for name, path in needed.items() if path is not None})
             folder.check_same_run(plain(args), MAY_CHANGE, BEFORE_FLAGS)
+            folder.keep_arguments(plain(args))
         processes.wait()
         yield folder
     finally:

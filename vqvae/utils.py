@@ -5,7 +5,7 @@ Legend: N images, (C, H, W) image in [-1, 1], D latent channels, (h, w) latent g
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,10 +107,15 @@ def division_warning(stage1: VQGANFile, data_dir: Path, train: list[str]) -> str
 
 
 @torch.no_grad()
-def latent_statistics(latents: Tensor) -> LatentStatistics:
-    """Mean and standard deviation of every latent channel. (N, D, h, w) -> {"mean": D floats, "std": D floats}."""
-    channels = latents.double().transpose(0, 1).flatten(1)
-    return {"mean": channels.mean(1).tolist(), "std": channels.std(1).clamp(min=1e-6).tolist()}
+def latent_statistics(batches: Sequence[Tensor]) -> LatentStatistics:
+    """Mean and standard deviation of every latent channel. (N, D, h, w) each -> {"mean": D floats, "std": D floats}.
+
+    Batch by batch: all latents of a large set at once, in double precision, would take several times their memory.
+    """
+    number = sum(latents[:, 0].numel() for latents in batches)
+    mean = sum(latents.double().sum(dim=(0, 2, 3)) for latents in batches) / number
+    off = sum((latents.double() - mean.view(-1, 1, 1)).square().sum(dim=(0, 2, 3)) for latents in batches)
+    return {"mean": mean.tolist(), "std": (off / max(1, number - 1)).sqrt().clamp(min=1e-6).tolist()}
 
 
 class ReconstructionFigures:
@@ -227,10 +232,10 @@ def evaluate_reconstruction(
 
 
 @torch.no_grad()
-def encode_all(model: CustomVQGAN, batches: Iterable[Tensor]) -> Tensor:
-    """Latents before quantisation of every batch (N, C, H, W), gathered on the CPU: (sum N, D, h, w) float32.
+def encode_all(model: CustomVQGAN, batches: Iterable[Tensor]) -> list[Tensor]:
+    """Latents before quantisation of every batch (N, C, H, W), gathered on the CPU: (N, D, h, w) float32 each.
 
     With several processes, of the batches of all of them in their order.
     """
     mine = [model.encode(images).float().cpu() for images in batches]
-    return torch.cat([latents for part in processes.gathered(mine) for latents in part])
+    return [latents for part in processes.gathered(mine) for latents in part]

@@ -441,9 +441,9 @@ class VQGANTask(SavedParts):
             "identity": self.identity,
         }
 
-    def _codes_kept(self, model: CustomVQGAN, latents: Tensor) -> Tensor:
+    def _codes_kept(self, model: CustomVQGAN, latents: list[Tensor]) -> Tensor:
         counts = torch.zeros(int(model.quantize.live), dtype=torch.int64)
-        for part in latents.split(64):
+        for part in latents:
             indices = model.quantize(part.to(self.accelerator.device))[2][2].flatten().cpu()
             counts += torch.bincount(indices, minlength=len(counts))
         return counts >= max(1.0, RARE * float(counts.sum()) / len(counts))
