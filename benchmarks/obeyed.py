@@ -24,7 +24,7 @@ from errors import UserError
 from evaluation.images import from_folder
 from ldm.checkpoint_file import load_ldm
 from ldm.conditions import FIGURES, read_conditions
-from ldm.sample_folder import MANIFEST
+from ldm.sample_folder import MANIFEST, contract_to_read
 from training.arguments import existing_dir, existing_file, run_script
 from training.files import read_lines
 
@@ -50,9 +50,9 @@ def correlations(asked: Tensor, found: Tensor) -> list[float]:
 
 
 def scatter(figures: Tensor, labels: Tensor) -> Tensor:
-    """Deviation of each figure (N, M) within the classes of ``labels`` (N,). -> (M,)."""
-    classes = [figures[labels == label] for label in labels.unique()]
-    return torch.stack([part.var(dim=0) for part in classes if len(part) > 1]).mean(dim=0).sqrt()
+    """Deviation of each figure (N, M) within the classes of ``labels`` (N,), nan where no class has two. -> (M,)."""
+    variances = [part.var(dim=0) for label in labels.unique() if len(part := figures[labels == label]) > 1]
+    return torch.stack(variances or [torch.full((figures.shape[1],), math.nan)]).mean(dim=0).sqrt()
 
 
 def measure() -> int:
@@ -69,7 +69,7 @@ def measure() -> int:
         raise UserError(f"--ldm_path {args.ldm_path}: was told no conditions")
     shares, kept, usual = known.shares_between_classes(), known.of_the_class(), scatter(known.figures, known.labels)
     for folder in args.synthetic:
-        images = from_folder(folder, contract, 1, "--synthetic")
+        images = from_folder(folder, contract_to_read(folder, contract), 1, "--synthetic")
         asked, found = asked_for(folder, images.paths), read_conditions(images.images)
         ratio = scatter(found, images.labels) / usual
         print(f"\n{folder}, {len(images)} images\n\n| figure | between classes | as asked for | scatter in a class |")

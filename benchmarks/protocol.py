@@ -36,10 +36,12 @@ from matplotlib.figure import Figure
 from errors import UserError
 from evaluation.arms import ARMS, BASELINE, PRETRAINED_ARMS
 from evaluation.intervals import mean_and_interval, plus_minus
+from radar.metadata import FILE_NAME as RADAR
 from spectrograms.groups import groups_of
 from spectrograms.listing import Listing, list_images
 from training.arguments import existing_dir, positive_int, run_script
 from training.files import read_object, save_json
+from training.order import EpochOrder
 from training.pictures import save_figure
 
 ROOT = Path(__file__).parents[1]
@@ -79,16 +81,19 @@ def undrawn(listing: Listing, groups: list[str], paths: list[str]) -> list[str]:
 
 
 def copy_images(root: Path, paths: list[str], folder: Path) -> None:
-    """Copy ``paths`` below ``root`` to the same places below ``folder``."""
+    """Copy ``paths`` below ``root`` to the same places below ``folder``, and what is known of their radar."""
     for path in paths:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / path, target)
+    if (root / RADAR).is_file():
+        shutil.copyfile(root / RADAR, folder / RADAR)
 
 
 def epochs(steps: int, images: int) -> int:
-    """As many epochs as make ``steps`` of ``BATCH`` of ``images``: draws of any size are trained equally long."""
-    return max(1, round(steps * BATCH / images))
+    """As many epochs as make ``steps``: draws of any size are trained equally long, but for images held back."""
+    of_an_epoch = len(EpochOrder(images, BATCH, 0))
+    return max(1, round(steps / of_an_epoch))
 
 
 def schedule(steps: int, images: int) -> list[object]:
@@ -139,7 +144,7 @@ def draw(args: argparse.Namespace, paths: list[str], held_out: list[str], folder
         run("train_ldm.py", *data, *kept, "--vqgan_path", newest(stage1, "vqgan"), "--output_dir", stage2, *flags)
         best = stage2 / "ldm_best.pt"
         source = best if args.checkpoint == "best" and best.exists() else newest(stage2, "ldm")
-        number = round(len(paths) / len({Path(path).parent for path in paths}))
+        number = round(len(paths) / len({path.split("/")[0] for path in paths}))
         made = ["--samples_per_class", number, "--output_dir", folder / "augmented", "--seed", seed]
         run("sample.py", "--ldm_path", source, *made, *shlex.split(args.sample))
         sets = ["--real_train", folder / "data", "--real_test", test, "--synthetic", folder / "augmented"]
@@ -150,7 +155,15 @@ def draw(args: argparse.Namespace, paths: list[str], held_out: list[str], folder
 
 
 def newest(folder: Path, stem: str) -> Path:
-    """The checkpoint of the highest epoch."""
+    """The checkpoint of the highest epoch.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not list(folder.glob(f"{stem}_epoch_*.pt")):
+        raise UserError(
+            f"{folder}: no such folder, or it holds no {stem}_epoch_N.pt; --init_from takes that of make demo"
+        )
     return max(folder.glob(f"{stem}_epoch_*.pt"), key=lambda path: int(path.stem.rpartition("_")[2]))
 
 
@@ -168,12 +181,31 @@ def table(draws: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def check_settings(args: argparse.Namespace) -> None:
+    """Draws of one folder are made alike but for their number of images and seeds.
+
+    Raises:
+        UserError: the folder holds draws of other settings.
+    """
+    own = ("k", "runs", "seeds", "output_dir")
+    settings = {name: str(value) for name, value in vars(args).items() if name not in own and value is not None}
+    kept = args.output_dir / "settings.json"
+    before = read_object(kept, "choose another folder") if kept.exists() else settings
+    if changed := sorted(name for name in settings | before if settings.get(name) != before.get(name)):
+        flags = ", ".join(f"--{name}" for name in changed)
+        raise UserError(f"--output_dir {args.output_dir}: holds draws with another {flags}; choose another folder")
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    save_json(settings, kept)
+
+
 def plot(draws: dict[str, dict], path: Path) -> None:
-    """Draw accuracy against the number of images, or runs, that were drawn."""
+    """Draw accuracy against the number of images, or of runs, that were drawn: of whichever the last draw has."""
     groups: dict[int, list[dict]] = defaultdict(list)
+    sizes = {name: name.rpartition("_seed")[0] for name in draws}
+    kind = list(sizes.values())[-1].rstrip("0123456789")
+    draws = {name: found for name, found in draws.items() if sizes[name].rstrip("0123456789") == kind}
     for name, found in draws.items():
-        size = name.rpartition("_seed")[0]
-        groups[int(size.lstrip("kruns"))].append(found)
+        groups[int(sizes[name].removeprefix(kind))].append(found)
     figure = Figure(figsize=(6.4, 3.6))
     axes = figure.add_subplot()
     numbers = sorted(groups)
@@ -183,7 +215,7 @@ def plot(draws: dict[str, dict], path: Path) -> None:
         means, halves = 100 * np.array(points).T
         aside = 0.04 * (place - (len(arms) - 1) / 2)  # so that intervals do not hide each other
         axes.errorbar(np.arange(len(numbers)) + aside, means, halves, marker="o", capsize=2, linewidth=1, label=arm)
-    what = "runs of each class" if name.startswith("runs") else "images of each class"
+    what = "runs of each class" if kind == "runs" else "images of each class"
     axes.set_xticks(range(len(numbers)), [str(number) for number in numbers])
     axes.set(xlabel=f"real {what}", ylabel="accuracy (%), 95% interval over draws")
     axes.grid(alpha=0.3)
@@ -210,8 +242,8 @@ def measure() -> int:
     parser.add_argument("--seeds", type=positive_int, default=3, help="draws")
     parser.add_argument("--output_dir", type=Path, default=Path("protocol"), help="a folder for every draw")
     parser.add_argument("--init_from", type=existing_dir, help="begin with the weights of make demo in this folder")
-    parser.add_argument("--vqvae_steps", type=positive_int, default=700, help=f"about so many steps of {BATCH} images")
-    parser.add_argument("--ldm_steps", type=positive_int, default=2870, help=f"about so many steps of {BATCH} images")
+    parser.add_argument("--vqvae_steps", type=positive_int, default=672, help=f"about so many steps of {BATCH} images")
+    parser.add_argument("--ldm_steps", type=positive_int, default=2754, help=f"about so many steps of {BATCH} images")
     parser.add_argument("--vqvae", help=f"further flags of train_vqvae.py, in place of {VQVAE}")
     parser.add_argument("--ldm", help=f"further flags of train_ldm.py, in place of {LDM}")
     parser.add_argument(
@@ -230,6 +262,7 @@ def measure() -> int:
         parser.error("--runs needs --run_gap or --group_by")
     if not (args.runs or args.real_test):
         parser.error("--k needs --real_test: of a group that is drawn in part, the rest cannot judge")
+    check_settings(args)
     listing = list_images(args.real_train)
     groups = groups_of(listing, group_by=args.group_by, run_gap=args.run_gap) if args.runs else list(listing.paths)
     names = [f"runs{args.runs}_seed{seed}" if args.runs else f"k{args.k}_seed{seed}" for seed in range(args.seeds)]

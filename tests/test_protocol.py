@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from benchmarks.protocol import chosen, plot, table, undrawn
+from benchmarks.protocol import check_settings, chosen, copy_images, epochs, newest, plot, table, undrawn
+from errors import UserError
 from evaluation.arms import ARMS, BASELINE
 from spectrograms.groups import groups_of
 from spectrograms.listing import Listing
+from training.order import EpochOrder
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -55,6 +58,35 @@ def test_what_was_drawn_for_any_class_judges_nothing(tmp_path):
         assert len(drawn) == 4, "both views of one event of each class"
         doubles = {"3", "5"} if learned & {"3", "5"} else set()
         assert judging == set("12345") - learned - doubles
+
+
+@pytest.mark.parametrize("images", [5, 16, 20, 31, 50, 100, 497])
+def test_draws_of_any_size_are_trained_equally_long(images):
+    assert epochs(2754, images) * len(EpochOrder(images, 16, 0)) == pytest.approx(2754, rel=0.01)
+
+
+def test_draws_of_other_settings_do_not_pass_for_those_of_the_folder(tmp_path):
+    def asked(**changed: object) -> SimpleNamespace:
+        given = {"output_dir": tmp_path / "draws", "k": 10, "runs": None, "seeds": 3, "ldm": "--lr 1e-3"}
+        return SimpleNamespace(**given | changed)
+
+    check_settings(asked())
+    check_settings(asked(k=20, seeds=5))
+    with pytest.raises(UserError, match=r"holds draws with another --ldm; choose another folder"):
+        check_settings(asked(ldm="--lr 2e-3"))
+
+
+def test_the_radar_of_the_images_is_drawn_with_them(tmp_path):
+    for path in ("a/1.png", "a/2.png", "radar.json"):
+        (tmp_path / "all" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / path).write_text(path)
+    copy_images(tmp_path / "all", ["a/2.png"], tmp_path / "drawn")
+    assert sorted(path.name for path in (tmp_path / "drawn").rglob("*.*")) == ["2.png", "radar.json"]
+
+
+def test_a_folder_that_is_no_demo_is_named(tmp_path):
+    with pytest.raises(UserError, match=rf"^{tmp_path}: .* holds no vqgan_epoch_N\.pt"):
+        newest(tmp_path, "vqgan")
 
 
 def test_the_table_pairs_every_arm_with_the_baseline_of_its_own_draw():
