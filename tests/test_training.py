@@ -435,6 +435,20 @@ def test_more_epochs_keep_codebook_and_critic_as_they_are(trained, tmp_path, mon
             assert "train/critic_real" in line and line["train/adversarial"] != 0
 
 
+def test_more_epochs_let_the_critics_rate_fall_to_their_end(trained, tmp_path, monkeypatch):
+    """It began at step 2; a run of 6 epochs from the start would have begun it at step 5."""
+    shutil.copytree(trained.vqgan_folder, tmp_path / "run")
+    more, rates = ("--epochs", "6", "--validation_epochs", "9"), []
+    for step in (15, 18):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            run_vqgan(trained.data, tmp_path / "run", *more)
+        state = torch.load(tmp_path / "run" / "state_last.pt", weights_only=True)
+        assert state["step"] == step
+        rates += state["task"]["critic_schedule"]["_last_lr"]
+    assert rates[0] > 2 * rates[1] > 0
+
+
 @pytest.mark.parametrize("began", [None, 6])  # what is saved of a sleeping critic, and what was: the run's end
 def test_more_epochs_leave_a_critic_asleep_until_the_longer_run_wakes_it(trained, tmp_path, began):
     """Asleep to the end of either run: it may not begin where the first one ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from diffusers.training_utils import EMAModel
 from torch import nn
@@ -13,7 +14,12 @@ SCHEDULES = ("cosine", "constant")
 
 
 def learning_rate_schedule(optimizer: Optimizer, kind: str, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Linear warm-up, then constant, or half a cosine down to a hundredth of the rate at ``total_steps``."""
+    """See ``rate_factor``."""
+    return LambdaLR(optimizer, rate_factor(kind, warmup_steps, total_steps))
+
+
+def rate_factor(kind: str, warmup_steps: int, total_steps: int) -> Callable[[int], float]:
+    """Part of the rate at a step: linear warm-up, then constant, or half a cosine to a hundredth at ``total_steps``."""
     if kind not in SCHEDULES:
         raise ValueError(f"schedule {kind!r} is not one of {SCHEDULES}")
 
@@ -26,7 +32,7 @@ def learning_rate_schedule(optimizer: Optimizer, kind: str, warmup_steps: int, t
         done = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
-    return LambdaLR(optimizer, factor)
+    return factor
 
 
 def moving_average(module: nn.Module, decay: float) -> EMAModel:

@@ -26,7 +26,7 @@ from training.failures import check_finite, check_gradient, scale_of
 from training.loader import Batches
 from training.material import Material
 from training.order import mix_seed
-from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
+from training.schedule import AveragedWeights, learning_rate_schedule, moving_average, rate_factor
 from training.task import SavedParts, mean_of
 from vqvae import utils
 from vqvae.custom_vqgan import CustomVQGAN, VQGANOutput
@@ -170,10 +170,7 @@ class VQGANTask(SavedParts):
         self._critic_began = total_steps
         warmup = int(options.warmup * total_steps)
         self.schedule = learning_rate_schedule(self.optimizer.optimizer, options.lr_schedule, warmup, total_steps)
-        critic_steps = total_steps - self.critic_start
-        self.critic_schedule = learning_rate_schedule(
-            self.critic_optimizer.optimizer, options.lr_schedule, int(options.warmup * critic_steps), critic_steps
-        )
+        self.critic_schedule = learning_rate_schedule(self.critic_optimizer.optimizer, *self._critic_rate())
         tokens = len(train.items) * calibration.shape[-2] * calibration.shape[-1] // self.raw_model.factor**2
         self.live = live_codes(self.raw_model.config.num_vq_embeddings, tokens)
 
@@ -183,6 +180,11 @@ class VQGANTask(SavedParts):
         if self.options.g_loss_adv_weight == 0:
             return self.total_steps
         return min(int(self.options.disc_start * self.total_steps), self._critic_began)
+
+    def _critic_rate(self) -> tuple[str, int, int]:
+        """The kind, warm-up and length of the critic's schedule: in its own steps, to the run's end."""
+        steps = self.total_steps - self.critic_start
+        return self.options.lr_schedule, int(self.options.warmup * steps), steps
 
     def adversarial_ramp(self, step: int) -> float:
         """How much of the critic's weight counts at ``step``, from 0 to 1."""
@@ -410,6 +412,7 @@ class VQGANTask(SavedParts):
         # begins where the longer run has it; earlier states hold the end of the shorter run for it.
         awake = self.critic_schedule.last_epoch > 0
         self._critic_began = state["critic_began"] if awake else self.total_steps
+        self.critic_schedule.lr_lambdas = [rate_factor(*self._critic_rate())]
 
     def parts(self) -> dict[str, Any]:
         return {
