@@ -93,7 +93,7 @@ def _add_recording_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--prf_hz",
-        type=positive_real,
+        type=real(0.0, 1e12, low_open=True),
         default=None,
         help="pulse repetition frequency (slow-time sampling rate) in Hz; needed unless the files say it",
     )
@@ -138,10 +138,11 @@ def _add_spectrogram_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="STFT length in samples; 0: the power of two that holds window and image rows",
     )
-    group.add_argument("--segment_s", type=positive_real, default=2.0, help="seconds of a recording in one image")
+    seconds = real(0.0, 1e6, low_open=True)
+    group.add_argument("--segment_s", type=seconds, default=2.0, help="seconds of a recording in one image")
     group.add_argument(
         "--segment_hop_s",
-        type=positive_real,
+        type=seconds,
         default=None,
         help="seconds between the starts of two images (default: --segment_s, so that none share samples)",
     )
@@ -222,12 +223,20 @@ def _settings(args: argparse.Namespace):
 def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
 
-    from radar.conversion import Converter
+    from radar.conversion import SETTINGS_FILE, Converter
+    from radar.export import check_folder
     from radar.sources import find_recordings
+    from training.folder_lock import FolderLock
 
     sources = find_recordings(args.input, label=args.label, class_from=args.class_from, exclude=args.output_dir)
-    converter = Converter(_settings(args), args.output_dir)
-    summary = converter.convert(sources, args.skip_unreadable)
+    settings = _settings(args)
+    check_folder(args.output_dir, SETTINGS_FILE, settings.record())  # before anything, a lock too, is written there
+    lock = FolderLock(args.output_dir)
+    try:
+        converter = Converter(settings, args.output_dir)
+        summary = converter.convert(sources, args.skip_unreadable)
+    finally:
+        lock.release()
     for line in summary.skipped:
         print(f"left out: {' '.join(line.split())}")
     for note in summary.notes:

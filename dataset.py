@@ -94,9 +94,8 @@ class SpectrogramDataset(Dataset):
             image = self._decoded[index].float() / (255.0 if self._decoded.dtype == torch.uint8 else 1.0)
         image = image * 2.0 - 1.0
         if self.augmentation is not None:
-            # Without the padding: Doppler is zero in the middle of the rows that were measured.
-            height, width = self.contract.image_size
-            image = self.augmentation(image[..., :height, :width])
+            height, width = self.contract.image_size  # without the padding, where no Doppler was measured
+            image = self.augmentation(image[..., :height, :width], self.contract.zero_doppler)
             below, right = self.contract.padded_size[0] - height, self.contract.padded_size[1] - width
             image = functional.pad(image, (0, right, 0, below), mode="replicate")
         return image, self.labels[index]

@@ -126,14 +126,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--range_m",
         real(2.0, 1e5),
         DEFAULTS.range_m,
-        "ground range in metres of the near end of the path; drones keep 4 m farther off",
+        "ground range in metres of the near end of the path; of drones of its middle, and 4 m farther off",
     )
     _add_pair(
         scene,
         "--aspect_deg",
         real(0.0, 180.0),
         DEFAULTS.aspect_deg,
-        "angle in degrees between heading and radar: 0 comes straight on, 180 goes straight away",
+        "angle in degrees between heading and radar: 0 comes straight on, 180 goes straight away; drones fly any way",
     )
     _add_pair(scene, "--body_height_m", real(1.0, 2.3), DEFAULTS.body_height_m, "people's height in metres")
     scene.add_argument(
@@ -166,15 +166,23 @@ def main(arguments: list[str] | None = None) -> None:
         radar_height_m=args.radar_height_m,
     )
 
+    from radar.export import check_folder
     from radar.overview import draw_overview
     from radar.scene import image_metadata
-    from radar.simulation import Plan, simulate_dataset
+    from radar.simulation import SETTINGS_FILE, Plan, simulate_dataset
+    from training.folder_lock import FolderLock
 
     plan = Plan(radar, args.image_size, args.seed, args.colormap, args.format)
     classes = list(dict.fromkeys(args.classes or ACTIVITIES))
-    new, kept = simulate_dataset(plan, args.output_dir, classes, args.samples_per_class, args.workers)
-    present = [name for name in ACTIVITIES if (args.output_dir / name).is_dir()]
-    overview = draw_overview(args.output_dir, present, image_metadata(radar, args.image_size, args.colormap))
+    plan.check()
+    check_folder(args.output_dir, SETTINGS_FILE, plan.record())  # before anything, a lock too, is written there
+    lock = FolderLock(args.output_dir)
+    try:
+        new, kept = simulate_dataset(plan, args.output_dir, classes, args.samples_per_class, args.workers)
+        present = [name for name in ACTIVITIES if (args.output_dir / name).is_dir()]
+        overview = draw_overview(args.output_dir, present, image_metadata(radar, args.image_size, args.colormap))
+    finally:
+        lock.release()
     print(f"{args.output_dir}: {new} images written, {kept} already there; look at {overview}")
 
 

@@ -44,7 +44,7 @@ def _standing_root(body: Body, time_s: np.ndarray) -> np.ndarray:
 
 def walking(body: Body, time_s: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Truth]:
     """Steady walk; the cadence is the model's for the speed, give or take 3%."""
-    speed = rng.uniform(0.8, 1.8)
+    speed = min(rng.uniform(0.8, 1.8), 3.0 * body.hip_height)  # where the walking model ends, for the smallest bodies
     cycle = walking_cycle(body, speed) / rng.normal(1.0, 0.03)
     gait = Gait(speed, cycle, rng.uniform(), arm_swing=rng.uniform(0.6, 1.3))
     truth: Truth = {"speed_mps": speed, "cadence_hz": gait.steps_per_second}

@@ -68,7 +68,7 @@ def check_folder(folder: Path, file_name: str, settings: dict[str, Any]) -> bool
     path = folder / file_name
     if not path.exists():
         try:
-            holds_something = folder.exists() and any(folder.iterdir())
+            holds_something = folder.exists() and any(entry.name[0] != "." for entry in folder.iterdir())
         except OSError as error:
             raise UserError(f"--output_dir {folder}: cannot be read ({error.strerror}); give another folder") from error
         if holds_something:

@@ -121,6 +121,8 @@ def measure(maps: Array, axes: Axes) -> dict[str, Array]:
 def _measure(maps: Array, axes: Axes) -> dict[str, Array]:
     height = maps.shape[1]
     doppler = axes.doppler_top + axes.doppler_step * np.arange(height)  # (H,)
+    if axes.doppler_step > 0:  # drawn the other way round: what follows takes the first row for the highest
+        maps, doppler = maps[:, ::-1], doppler[::-1]
     floor = np.percentile(maps, FLOOR_PERCENTILE, axis=(1, 2))
     spread = floor - np.percentile(maps, FLOOR_PERCENTILE / 4, axis=(1, 2))
     threshold = floor + np.maximum(LEAST_EXCESS, NOISE_SPREADS * spread)

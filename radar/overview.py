@@ -17,6 +17,8 @@ from radar.fonts import let_matplotlib_find_letters
 from radar.metadata import RadarMetadata
 from radar.spectrogram import from_scalar
 
+MOST_CLASSES = 30  # rows of axes, of which matplotlib draws a few in a second
+
 
 def read_picture(path: Path) -> np.ndarray:
     """An image file as (H, W) float in [0, 1] where it is grey or ``.npy``, else (H, W, 3) uint8."""
@@ -53,9 +55,11 @@ def draw_overview(folder: Path, classes: list[str], metadata: RadarMetadata, per
     """Draw ``folder/overview.png`` from ``per_class`` images of each class folder, spread over their names.
 
     Grey maps are shown in jet colours, from ``floor_db`` to ``ceiling_db``. Where the carrier is known, a second axis
-    at the right gives the radial velocity.
+    at the right gives the radial velocity. Of more than ``MOST_CLASSES`` classes as many are shown, spread over all.
     """
-    found = {name: _spread(folder / name, per_class) for name in classes}
+    number = min(MOST_CLASSES, len(classes))
+    shown_classes = [classes[index * len(classes) // number] for index in range(number)]
+    found = {name: _spread(folder / name, per_class) for name in shown_classes}
     found = {name: paths for name, paths in found.items() if paths}
     columns = max(map(len, found.values()))
     right = 0.9 if metadata.carrier_hz is None else 1.5  # inches
@@ -66,7 +70,7 @@ def draw_overview(folder: Path, classes: list[str], metadata: RadarMetadata, per
     # A fixed layout: matplotlib's automatic ones take seconds over some dozens of axes.
     figure.subplots_adjust(0.9 / width, 0.5 / height, 1 - right / width, 1 - 0.2 / height, 0.05, 0.08)
     for row, (activity, paths) in zip(axes, found.items(), strict=True):
-        row[0].set_ylabel(f"{activity}\nDoppler (Hz)", fontsize=8)
+        row[0].set_ylabel(f"{activity}\nDoppler (Hz)", fontsize=8, parse_math=False)  # a class may be called $x$
         for axis in row[len(paths) :]:
             axis.set_axis_off()
         for axis, path in zip(row, paths, strict=False):

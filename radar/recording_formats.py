@@ -21,8 +21,8 @@ FEW_VALUES = 2**24  # fewer do no harm, whatever they stand for
 MOST_VALUES_PER_BYTE = 16  # on the disk; a measured signal hardly shrinks when it is compressed, a bomb a thousandfold
 BIN_DTYPES = ("int16", "float32")
 NUMERIC = "iufc"
-_IN_PHASE = {"i", "re", "real", "inphase", "in-phase", "in_phase"}
-_QUADRATURE = {"q", "im", "imag", "imaginary", "quadrature"}
+_IN_PHASE = re.compile(r"i\d*|re|real.*|in.?phase.*")
+_QUADRATURE = re.compile(r"q\d*|im|imag.*|quad.*")
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,14 @@ def open_csv(path: Path) -> Contents:
         if first is None:
             return _single(np.zeros(0))
         separator = next((mark for mark in (";", "\t", ",") if mark in first), None)
-        names = [cell.strip().strip("\"'").lower() for cell in first.split(separator)]
+        names = [cell.strip().strip("\"'").lower() for cell in _cells(first, separator)]
         is_header = any(_number(cell) is None for cell in names)
         if is_header:
             second = _next_line(file)
             if second is None:
                 return _single(np.zeros(0))
             first = second
-        is_complex = any(_is_complex(cell) for cell in first.split(separator))
+        is_complex = any(_is_complex(cell) for cell in _cells(first, separator))
         lines: Iterator[str] = chain([first], file)
         if is_complex:
             lines = (_complex_as_python(line) for line in lines)
@@ -150,7 +150,12 @@ def open_csv(path: Path) -> Contents:
             delimiter=separator,
             ndmin=2,
         )
-    return _single(_named_columns(table, names) if is_header else table)
+    return _single(_named_columns(path, table, names) if is_header else table)
+
+
+def _cells(line: str, separator: str | None) -> list[str]:
+    """The cells of a line; one complex number is one, though it may have blanks within."""
+    return [line.strip()] if separator is None and _is_complex(line) else line.split(separator)
 
 
 def _next_line(file: TextIO) -> str | None:
@@ -175,12 +180,20 @@ def _is_complex(text: str) -> bool:
     return _number(text) is not None and text.strip().rstrip(")")[-1:] in ("i", "j", "J")
 
 
-def _named_columns(table: np.ndarray, names: list[str]) -> np.ndarray:
-    """The columns that a header calls I and Q, where it does; else all."""
+def _named_columns(path: Path, table: np.ndarray, names: list[str]) -> np.ndarray:
+    """The columns that a header calls I and Q, where it does; else all, unless they are two of other names.
+
+    Raises:
+        UserError: two columns that may be anything: time and a signal, say, or amplitude and phase.
+    """
     words = [re.sub(r"[\s(\[].*$", "", name) for name in names]
-    pairs = [[k for k, word in enumerate(words) if word in meaning] for meaning in (_IN_PHASE, _QUADRATURE)]
+    pairs = [[k for k, word in enumerate(words) if meaning.fullmatch(word)] for meaning in (_IN_PHASE, _QUADRATURE)]
     if all(len(columns) == 1 for columns in pairs) and table.shape[1] == len(names):
         return table[:, [pairs[0][0], pairs[1][0]]]
+    if table.shape[1] == len(names) == 2:
+        raise UserError(
+            f"{path}: has two columns, {names[0]} and {names[1]}: which is I, which Q? Call them so in the header"
+        )
     return table
 
 

@@ -12,8 +12,8 @@ from radar.recording_formats import Contents, open_bin, open_csv, open_mat, open
 
 SUFFIXES = (".npy", ".npz", ".mat", ".csv", ".bin")
 MIN_SAMPLES = 16
-# Beyond these the power overflows or vanishes: wrong bytes were read as numbers.
-LARGEST, SMALLEST = 1e100, 1e-100
+# Beyond these no receiver's numbers lie, in whatever unit: wrong bytes were read as numbers.
+LARGEST, SMALLEST = 1e20, 1e-20
 _PRF_NAMES = ("prf_hz", "prf", "pulse_repetition_frequency_hz", "pulse_repetition_frequency")
 # These mean the slow-time rate only where the samples are slow time; beside a matrix of range profiles they
 # usually are the converter's fast-time rate.

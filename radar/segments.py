@@ -9,6 +9,7 @@ import numpy as np
 from errors import UserError
 from radar.metadata import RadarMetadata
 from radar.spectrogram import (
+    MAX_CELLS,
     StftSettings,
     moving_target_indicator,
     resize_map,
@@ -21,7 +22,6 @@ from radar.spectrogram import (
 # dark, where "peak" would blow its noise up to full brightness.
 REFERENCES = ("recording", "peak", "absolute")
 DEFAULT_OVERLAP = 0.75
-MAX_CELLS = 2**26  # one segment's float64 power map: half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,6 @@ class Segmenter:
             raise UserError(f"--segment_hop_s {hop_s:g} is less than one sample at a PRF of {prf_hz:g} Hz")
         self._check()
         self.stft = StftSettings(settings.window, settings.window_length, self._hop(), self._fft_size())
-        if not np.isfinite(self.stft.window_samples()).all():
-            raise UserError(f"--window {settings.window} is no window of finite values: try hann or hamming")
         self.columns = self.stft.columns(self.length)
         if self.columns < 2:
             raise UserError(

@@ -72,9 +72,9 @@ class RadarSettings:
             if low > high:
                 raise UserError(f"--{name} {low:g} {high:g}: give the lower value first")
             object.__setattr__(self, name, (float(low), float(high)))
-        if self.samples > MAX_SAMPLES:
+        if not self.duration_s * self.prf_hz <= MAX_SAMPLES:
             raise UserError(
-                f"{self.duration_s:g} s at --prf_hz {self.prf_hz:g} are {self.samples} samples: "
+                f"{self.duration_s:g} s at --prf_hz {self.prf_hz:g} are {self.duration_s * self.prf_hz:.6g} samples: "
                 f"{MAX_SAMPLES} at most, so lower --duration_s or --prf_hz"
             )
         if self.samples < self.window_length:

@@ -19,6 +19,7 @@ from errors import UserError
 from radar.export import claim_folder, render, write_map
 from radar.scene import Truth, image_generator, image_metadata, simulate_spectrogram, stft_settings
 from radar.settings import RadarSettings
+from radar.spectrogram import MAX_CELLS
 
 SETTINGS_FILE = "simulation.json"
 TRUTH_FILE = "truth.csv"
@@ -58,7 +59,18 @@ class Plan:
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is written."""
-        stft_settings(self.radar, self.image_size)
+        settings = stft_settings(self.radar, self.image_size)
+        columns = settings.columns(self.radar.samples)
+        if columns < 2:
+            raise UserError(
+                f"--duration_s {self.radar.duration_s:g} is {self.radar.samples} samples, too few for two windows of "
+                f"--window_length {settings.window_length}, {settings.hop} apart"
+            )
+        if columns * settings.fft_size > MAX_CELLS:
+            raise UserError(
+                f"{columns} columns of --fft_size {settings.fft_size} do not fit in memory: use less of either, by "
+                "--duration_s or a larger --hop"
+            )
         if self.file_format == "npy" and self.colormap != "grey":
             raise UserError(f"--colormap {self.colormap} is for PNG images: leave it out with --format npy")
         render(np.zeros((1, 1), np.float32), self.colormap)
@@ -141,13 +153,14 @@ def simulate_dataset(plan: Plan, folder: Path, classes: list[str], samples: int,
         The number of images written now and of those that were there before.
     """
     plan.check()
+    metadata = image_metadata(plan.radar, plan.image_size, plan.colormap)
     claim_folder(folder, SETTINGS_FILE, plan.record())
     rows = read_truth(folder)
     wanted = [(activity, index) for activity in classes for index in range(samples)]
     tasks = [(plan, folder, *key) for key in wanted if key not in rows]
     for activity in classes:
         (folder / activity).mkdir(exist_ok=True)
-    image_metadata(plan.radar, plan.image_size, plan.colormap).save(folder)
+    metadata.save(folder)
     _write_truth(folder, rows)
     with open(folder / TRUTH_FILE, "a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, TRUTH_COLUMNS, lineterminator="\n")

@@ -70,6 +70,8 @@ def find_recordings(
     for path in files:
         parts = path.relative_to(base).parts
         relative = "/".join(parts)
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in relative):
+            raise UserError(f"--input {root}: the name {relative!a} holds bytes that are no UTF-8; rename it")
         name = _class_of(relative, path, label, class_from)
         folders = [part for part in parts[:-1] if part != name]
         sources.append(Source(path, relative, name, "-".join([*folders, path.stem])))

@@ -16,6 +16,7 @@ from radar.settings import MTI_METHODS
 REFERENCES = ("peak", "absolute")
 HIGHPASS_ORDER = 4
 COLUMNS_PER_BLOCK = 2048
+MAX_CELLS = 2**26  # a float64 power map of so many cells takes half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class StftSettings:
             raise UserError(f"hop is {self.hop} samples: use 1 to window_length ({self.window_length})")
         if self.fft_size < self.window_length:
             raise UserError(f"fft_size is {self.fft_size}: use at least window_length ({self.window_length}) samples")
-        self.window_samples()
+        if not np.isfinite(self.window_samples()).all():
+            raise UserError(f"--window {self.window} is no window of finite values: try hann or hamming")
 
     def window_samples(self) -> np.ndarray:
         """The window as (window_length,) float64; periodic, as spectral analysis wants it."""

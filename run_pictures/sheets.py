@@ -46,11 +46,13 @@ class View:
         radar: of the data set, or None.
         colormap: of scalar maps, and of the colour bar.
         decibels: whether the value range is ``radar``'s range of decibels.
+        measured_rows: of the images that ``radar`` describes; None where those shown are they.
     """
 
     radar: RadarMetadata | None
     colormap: str
     decibels: bool
+    measured_rows: int | None = None
 
     @property
     def half_range(self) -> str:
@@ -60,7 +62,7 @@ class View:
         return f"{(self.radar.ceiling_db - self.radar.floor_db) / 2:g} dB"
 
     @classmethod
-    def of(cls, radar: Any, colormap: Any, value_range: Sequence[float]) -> View:
+    def of(cls, radar: Any, colormap: Any, value_range: Sequence[float], measured_rows: int | None = None) -> View:
         """From plain JSON types, as a contract has them; what means nothing counts as absent."""
         try:
             metadata = TypeAdapter(RadarMetadata | None).validate_python(radar)
@@ -71,7 +73,7 @@ class View:
             (metadata.floor_db, metadata.ceiling_db),
         )
         known = [name for name in (colormap, metadata and metadata.colormap) if name in COLORMAPS]
-        return cls(metadata, known[0] if known else SCALAR_MAP, decibels)
+        return cls(metadata, known[0] if known else SCALAR_MAP, decibels, measured_rows)
 
 
 def layout_of(contract: DataContract, whose: str) -> dict[str, Any]:
@@ -85,12 +87,14 @@ def layout_of(contract: DataContract, whose: str) -> dict[str, Any]:
         "radar": contract.radar,
         "colormap": contract.colormap,
         "value_range": list(contract.value_range),
+        "measured_rows": contract.native_size[0],
     }
 
 
 def view_of(layout: dict[str, Any]) -> View:
     """The view that ``layout_of`` described."""
-    return View.of(layout.get("radar"), layout.get("colormap"), layout.get("value_range") or (0.0, 1.0))
+    known = (layout.get(name) for name in ("radar", "colormap"))
+    return View.of(*known, layout.get("value_range") or (0.0, 1.0), layout.get("measured_rows"))
 
 
 def as_pixels(images: NDArray[np.float32], contract: DataContract) -> NDArray[np.uint8]:
@@ -182,7 +186,7 @@ class _Sheet:
 
     def write_axes(self, radar: RadarMetadata) -> None:
         """Doppler at the left of every row, velocity at its right where the carrier is known, time at the bottom."""
-        start, end, lowest, highest = extent(radar, self.pixel_rows)
+        start, end, lowest, highest = extent(radar, self.view.measured_rows or self.pixel_rows)
         speed_per_hz = None if radar.carrier_hz is None else radar.velocity(1.0)
         for index in range(self.rows):
             top = self._row_top(index)

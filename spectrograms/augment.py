@@ -2,7 +2,7 @@
 
 A vertical flip would turn approaching into receding, a horizontal one would run time backwards.
 
-Legend: (C, H, W) image in [-1, 1], rows Doppler with zero in the middle, columns slow time.
+Legend: (C, H, W) image in [-1, 1], rows Doppler, columns slow time.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ class Augmentation:
     def __bool__(self) -> bool:
         return bool(self.time_shift or self.gain or self.doppler_scale)
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """A random change of ``image`` (C, H, W) in [-1, 1], drawn from torch's global random state."""
+    def __call__(self, image: Tensor, zero_doppler: float = 0.0) -> Tensor:
+        """A random change of ``image`` (C, H, W) in [-1, 1], drawn from torch's global random state.
+
+        ``zero_doppler`` is where zero lies on the Doppler axis, from -1 (the upper edge) to 1 (the lower one).
+        """
         draws = (2 * torch.rand(3) - 1).tolist()
         if self.time_shift:
             image = _shift_mirrored(image, round(draws[0] * self.time_shift * image.shape[-1]))
         if self.doppler_scale:
-            image = _scale_doppler(image, 1 + draws[1] * self.doppler_scale)
+            image = _scale_doppler(image, 1 + draws[1] * self.doppler_scale, zero_doppler)
         if self.gain:
             lit = image > -1
             image = torch.where(lit, (image + 2 * self.gain * draws[2]).clamp(-1, 1), image)
@@ -56,8 +59,8 @@ def _shift_mirrored(image: Tensor, columns: int) -> Tensor:
     return functional.pad(image, (0, -columns), mode="reflect")[..., -width:]
 
 
-def _scale_doppler(image: Tensor, scale: float) -> Tensor:
-    """Stretch the rows about their middle by ``scale``; rows from outside take the edge's value."""
-    matrix = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0 / scale, 0.0]]])
+def _scale_doppler(image: Tensor, scale: float, zero: float) -> Tensor:
+    """Stretch the rows about ``zero`` by ``scale``; rows from outside take the edge's value."""
+    matrix = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0 / scale, zero * (1.0 - 1.0 / scale)]]])
     grid = functional.affine_grid(matrix, [1, *image.shape], align_corners=False)
     return functional.grid_sample(image[None], grid, padding_mode="border", align_corners=False)[0]

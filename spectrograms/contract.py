@@ -62,6 +62,15 @@ class DataContract:
         if not is_a_range(*self.value_range):
             raise ValueError(f"values from {self.value_range[0]} to {self.value_range[1]}")
 
+    @property
+    def zero_doppler(self) -> float:
+        """Where zero lies on the Doppler axis, from -1 (the upper edge) to 1 (the lower one); unknown: the middle."""
+        if self.radar is None:
+            return 0.0
+        top, bottom = self.radar["doppler_top_hz"], self.radar["doppler_bottom_hz"]
+        half_row = (top - bottom) / 2 / max(1, self.native_size[0] - 1)  # those are centres of rows
+        return 2 * (top + half_row) / (top - bottom + 2 * half_row) - 1
+
     def check_model(self, channels: int, factor: int) -> None:
         """Raise ``ValueError`` where a model of so many channels and pixels per latent cannot see such images."""
         if channels != self.channels or any(side % factor for side in self.padded_size):

@@ -98,13 +98,14 @@ def _float_range(listing: Listing, radar: RadarMetadata | None) -> tuple[float, 
     """What the values of float files span: [0, 1], or ``radar.json``'s decibels, or else their own extremes.
 
     Values that stay in the lower half of [0, 1] were scaled by nobody: power in watts, say, which would all be black.
+    Beside a ``radar.json`` they were: no map has less than a decibel from its lowest to its highest value.
     """
     low, high = float("inf"), float("-inf")
     for name in tqdm(listing.paths, desc="measuring values", leave=False, delay=1):
         array, mode = read_image(listing.root / name)
         if mode in ("npy", "F"):
             low, high = min(low, float(array.min())), max(high, float(array.max()))
-    if low >= 0 and 0.5 < high <= 1:
+    if low >= 0 and high <= 1 and (high > 0.5 or radar is not None):
         return 0.0, 1.0
     if radar is not None and radar.floor_db < high and low < radar.ceiling_db:
         return float(radar.floor_db), float(radar.ceiling_db)

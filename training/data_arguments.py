@@ -69,7 +69,10 @@ def add_augmentation_arguments(parser: argparse.ArgumentParser) -> Any:
     )
     group.add_argument("--augment_gain", type=fraction, default=0.0, help="random gain, fraction of the value range")
     group.add_argument(
-        "--augment_doppler_scale", type=real(0, 0.5), default=0.0, help="random stretch of the Doppler axis, fraction"
+        "--augment_doppler_scale",
+        type=real(0, 0.5),
+        default=0.0,
+        help="random stretch of Doppler about zero, fraction",
     )
     return group
 

@@ -22,6 +22,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder, self._made = folder, not folder.exists()
         self._pid_file = folder / ".pid"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,11 @@ class FolderLock:
             return "unknown"
 
     def release(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder; one that was made here and stayed empty goes."""
         with contextlib.suppress(OSError):  # the next holder writes it anew; the lock must go in any case
             self._pid_file.unlink()
         self._lock.release()
+        with contextlib.suppress(OSError):
+            if self._made and os.listdir(self._folder) in ([], [".lock"]):
+                (self._folder / ".lock").unlink(missing_ok=True)
+                self._folder.rmdir()

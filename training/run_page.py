@@ -110,7 +110,7 @@ def write_comparison(runs: Mapping[str, RunView], curves: Path, path: Path) -> P
         f"<h1>{len(runs)} runs beside each other</h1>",
         f'<p class="note">{", ".join(links)}</p>',
         *[f"<h3>{html.escape(name)}</h3>{_where_it_stands(run)}" for name, run in runs.items()],
-        _section("curves", [curves], path, _whose(runs)),
+        _section("curves", [curves] if curves.is_file() else [], path, _whose(runs)),
         "<h2>Last figures</h2>",
         _figures(runs),
         "<h2>Settings that differ</h2>",
