@@ -55,7 +55,8 @@ class StftSettings:
         except ValueError:
             name = self.window
         try:
-            samples = get_window(name, self.window_length, fftbins=True)
+            with np.errstate(all="ignore"):  # what is no finite window is refused by name
+                samples = get_window(name, self.window_length, fftbins=True)
         except (ValueError, TypeError) as error:
             raise UserError(f"window {self.window!r} is not usable ({error}): try hann or hamming") from error
         return np.asarray(samples, dtype=np.float64)

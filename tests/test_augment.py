@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from dataset import SplitOptions, open_data
+from radar.metadata import RadarMetadata
 from spectrograms.augment import Augmentation
 
 ROWS, COLUMNS = 64, 80
@@ -111,3 +112,26 @@ def test_zero_doppler_of_a_padded_image_stays_where_it_was(drawn, tmp_path):
         assert image.shape == (1, 64, 64)
         assert centre(image[0, :50, 10]) == pytest.approx(24.5, abs=0.05)
         assert (image[:, 50:] == image[:, 49:50]).all(), "padded anew"
+
+
+def test_the_stretch_leaves_zero_doppler_where_radar_json_has_it(drawn, tmp_path):
+    """Rows from 1500 to 0 Hz: what stands still lies in the last row, and stays there."""
+    write = RadarMetadata(24e9, 3e3, "hann", 64, 16, 64, 1500.0, 0.0, 2.0, -45.0, 0.0)
+    (tmp_path / "a").mkdir()
+    write.save(tmp_path)
+    pixels = np.zeros((50, 50), np.uint8)
+    pixels[-1] = 255
+    Image.fromarray(pixels).save(tmp_path / "a" / "1.png")
+    data = open_data(
+        tmp_path,
+        image_size=None,
+        channels=1,
+        colormap=None,
+        multiple_of=1,
+        split=SplitOptions(val_fraction=0, test_fraction=0),
+        augmentation=Augmentation(doppler_scale=0.2),
+    )
+    for draw in (-1.0, 1.0):
+        drawn(doppler=draw)
+        image, _ = data.train[0]
+        assert centre(image[0, :, 10]) == pytest.approx(49, abs=0.15)

@@ -18,6 +18,7 @@ from scipy.io import loadmat, savemat
 from scipy.signal import periodogram, welch
 
 import convert
+from dataset import open_data
 from errors import UserError
 from radar.colormap import apply_colormap
 from radar.export import claim_folder
@@ -25,6 +26,7 @@ from radar.metadata import SPEED_OF_LIGHT, RadarMetadata
 from radar.overview import draw_overview
 from spectrograms.listing import list_images
 from spectrograms.splits import SplitOptions, divide
+from training.folder_lock import FolderLock
 
 ROOT = Path(__file__).resolve().parent.parent
 PRF_HZ = 2000.0
@@ -636,3 +638,46 @@ def test_rotor_harmonics_stand_where_their_frequencies_say(code: str, drone_imag
             near = np.abs(welch_hz - harmonic * spacing) < spacing / 3
             assert abs(line_hz - welch_hz[near][power[near].argmax()]) <= 1.01 * bin_hz
             assert abs(line_hz / harmonic - spacing) <= bin_hz
+
+
+def test_quiet_float_maps_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """Far under an absolute ceiling no value is above a half, and yet they are shares of the range, no decibels."""
+    save(tmp_path / "in" / "walk" / "1.npy", tone(200.0, 1.0, 1e-3))
+    absolute = ("--reference", "absolute", "--ceiling_db", "60", "--dynamic_range_db", "130")
+    run(tmp_path / "in", tmp_path / "out", *QUICK, "--format", "npy", *absolute)
+    assert 0 < max(float(pixels(path).max()) for path in images(tmp_path / "out")) < 0.5
+    split = SplitOptions(val_fraction=0, test_fraction=0)
+    data = open_data(tmp_path / "out", image_size=None, channels=1, colormap=None, multiple_of=1, split=split)
+    assert data.contract.value_range == (0.0, 1.0)
+
+
+def test_recordings_whose_names_are_no_utf_8_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "walk" / "1.npy", tone(200.0))
+    folder = os.fsencode(tmp_path / "in" / "walk")
+    os.rename(folder + b"/1.npy", folder + b"/r\xe9c.npy")
+    with pytest.raises(UserError, match=r"holds bytes that are no UTF-8; rename it") as caught:
+        run(tmp_path / "in", tmp_path / "out", *QUICK)
+    assert str(caught.value).isprintable() and not (tmp_path / "out").exists()
+
+
+def test_an_overview_has_thirty_rows_at_most_and_takes_names_as_they_are(tmp_path: Path) -> None:
+    metadata = RadarMetadata(24e9, 3e3, "hann", 64, 16, 64, 1500.0, -1500.0, 2.0, -45.0, 0.0)
+    heights = []
+    for number in (30, 31):
+        classes = [f"a$^$b{index}" for index in range(number)]
+        for name in classes:
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name / "1.png")
+        with Image.open(draw_overview(tmp_path, classes, metadata)) as picture:
+            heights.append(picture.height)
+    assert heights[0] == heights[1]
+
+
+def test_a_folder_that_another_run_converts_into_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "walk" / "1.npy", tone(200.0))
+    other = FolderLock(tmp_path / "out")
+    with pytest.raises(UserError, match="another run is writing there"):
+        run(tmp_path / "in", tmp_path / "out", *QUICK)
+    other.release()
+    run(tmp_path / "in", tmp_path / "out", *QUICK)
+    assert len(table(tmp_path / "out" / "recordings.csv")) == 1

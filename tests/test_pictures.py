@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from matplotlib import font_manager
 from PIL import Image, ImageFont
 
+from dataset import DataContract
 from radar import fonts
 from radar.colormap import table
 from radar.metadata import RadarMetadata
 from run_pictures import latents, sheets
+from run_pictures.run import compare_runs
 from training import metrics, pictures
 from training.curves import panels_of
 from training.material import MOST_EPOCHS, Material, evenly
@@ -231,3 +234,23 @@ def test_letters_that_no_font_has_are_drawn_as_boxes_without_a_word(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "latents.png").is_file()
+
+
+def test_ticks_lie_where_the_measured_rows_have_them(tmp_path):
+    """Sixteen rows of 256 measured ones: their edges are those of the 256, not half a sixteenth farther out."""
+    images = np.full((1, 16, 16), 90, np.uint8)
+    sheets_drawn = [
+        drawn(tmp_path / "a.png", sheets.View(RADAR, "jet", True, rows), images) for rows in (None, 16, 256)
+    ]
+    assert np.array_equal(sheets_drawn[0], sheets_drawn[1])
+    assert not np.array_equal(sheets_drawn[0], sheets_drawn[2])
+    contract = DataContract(("a",), (16, 16), (16, 16), 1, "jet", (256, 256), "RGB", radar=asdict(RADAR))
+    assert sheets.view_of(sheets.layout_of(contract, "held-out")).measured_rows == 256
+
+
+def test_runs_that_have_logged_nothing_are_compared_without_a_broken_picture(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("")
+    page = compare_runs([tmp_path / "one", tmp_path / "two"], tmp_path / "out").read_text(encoding="utf-8")
+    assert "curves.png" not in page

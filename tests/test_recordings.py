@@ -77,6 +77,12 @@ WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], object]]] = {
         lambda path, iq: save_text(path, np.stack([np.arange(iq.size), iq.imag, iq.real], 1), "t (s),Q (V),I (V)"),
     ),
     "csv of MATLAB's complex numbers": ("csv", save_matlab_text),
+    "csv of numbered channels": ("csv", lambda path, iq: save_text(path, two_columns(iq)[:, ::-1], "Q1,I1")),
+    "csv of parts": ("csv", lambda path, iq: save_text(path, two_columns(iq)[:, ::-1], "imag_part;real_part", ";")),
+    "csv of complex numbers with blanks": (
+        "csv",
+        lambda path, iq: path.write_text("".join(f"{z.real:g} {'+-'[int(z.imag < 0)]} {abs(z.imag):g}i\n" for z in iq)),
+    ),
     "csv of NumPy's complex numbers": ("csv", lambda path, iq: np.savetxt(path, iq)),
 }
 
@@ -188,6 +194,8 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "text": ("npy", lambda path: path.write_text("hello"), "damaged"),
     "text as mat": ("mat", lambda path: path.write_text("hello " * 99), "damaged"),
     "words in csv": ("csv", lambda path: path.write_text("I,Q\n" + "1,2\n" * 20 + "a,b\n"), "damaged"),
+    "time and a signal": ("csv", lambda path: path.write_text("time,amplitude\n" + "1,2\n3,4\n" * 20), "which is I"),
+    "amplitude and phase": ("csv", lambda path: path.write_text("amplitude phase\n" + "1 2\n" * 20), "which is I"),
     "ragged csv": ("csv", lambda path: path.write_text("1,2\n" * 20 + "1\n"), "damaged"),
     "binary as csv": ("csv", lambda path: path.write_bytes(bytes(range(256))), "damaged"),
     "real only": ("npy", save_npy(np.arange(100.0)), "quadrature"),
@@ -399,3 +407,11 @@ def test_matlab_files_of_big_endian_machines_are_read(tmp_path: Path) -> None:
     array = matlab_file.list_arrays(path)["a"]
     np.testing.assert_array_equal(array.read(path), [[1.0, 3.0], [2.0, 4.0]])
     np.testing.assert_array_equal(loadmat(path)["a"], array.read(path))
+
+
+def test_whole_numbers_read_as_floats_are_refused(tmp_path: Path) -> None:
+    """Clean int16 samples as float32: finite, and between 1e-42 and 3e37."""
+    counts = np.random.default_rng(0).integers(-3000, 3000, 400).astype("<i2")
+    (tmp_path / "counts.bin").write_bytes(np.abs(counts).tobytes())
+    with pytest.raises(UserError, match=r"are no received signal: check the format or --dtype"):
+        read_recording(tmp_path / "counts.bin", dtype="float32")

@@ -18,6 +18,7 @@ from errors import UserError
 from radar.metadata import RadarMetadata
 from radar.scene import image_generator, image_metadata, simulate_spectrogram
 from radar.settings import ACTIVITIES, RadarSettings
+from training.folder_lock import FolderLock
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--image_size", "32", "--duration_s", "0.5"]
@@ -260,3 +261,33 @@ def test_simulation_json_holds_every_setting(tmp_path: Path) -> None:
     assert set(RadarSettings.__dataclass_fields__) <= set(kept)
     assert kept["clutter_db"] == 3.0
     assert kept["seed"] == 0
+
+
+def test_the_smallest_people_walk_as_fast_as_the_model_goes(tmp_path: Path) -> None:
+    run(tmp_path, "--samples_per_class", "16", "--classes", "walking", "--body_height_m", "1.0", "1.1")
+    assert len(truth_rows(tmp_path)) == 16
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--window", "nan"), "--window nan is no window of finite values"),
+        (("--window", "1000"), "--window 1000 is no window of finite values"),
+        (("--fft_size", "30000000"), "columns of --fft_size 30000000 do not fit in memory"),
+        (("--duration_s", "1e306"), r"are 3e\+309 samples|are inf samples"),
+        (("--window_length", "1500", "--hop", "1500"), "too few for two windows of --window_length 1500"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_anything_is_written(tmp_path: Path, flags, told) -> None:
+    with pytest.raises(UserError, match=told):
+        run(tmp_path / "out", "--samples_per_class", "1", *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(tmp_path: Path) -> None:
+    other = FolderLock(tmp_path)
+    with pytest.raises(UserError, match="another run is writing there"):
+        run(tmp_path, "--samples_per_class", "1", "--classes", "drone")
+    other.release()
+    run(tmp_path, "--samples_per_class", "1", "--classes", "drone")
+    assert len(truth_rows(tmp_path)) == 1
