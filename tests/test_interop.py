@@ -344,10 +344,10 @@ def test_a_range_for_native_files_is_refused_before_anything_is_read(tmp_path, c
 def test_the_commands_of_the_recipe_are_accepted(tmp_path, capsys):
     recipe = (Path(__file__).parents[1] / "docs" / "colab_kaggle.md").read_text(encoding="utf-8")
     found = re.findall(r"(train_vqvae|train_ldm|sample|evaluate)\.py (--.*)", recipe)
-    assert [script for script, _ in found].count("train_vqvae") == 2 and len(found) == 6
+    assert [script for script, _ in found].count("train_vqvae") == 2 and len(found) == 7
     for folder in ("gait", "augmented"):
         (tmp_path / folder).mkdir()
-    for file in ("vqgan_epoch_100.pt", "ldm_best.pt", "splits.json"):
+    for file in ("vqgan_epoch_100.pt", "ldm_best.pt", "ldm_epoch_200.pt", "splits.json"):
         (tmp_path / file).touch()
     for script, flags in found:
         words = [re.sub(r"^/content/(run[12]/)?", f"{tmp_path}/", word) for word in shlex.split(flags)]

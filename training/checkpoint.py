@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -127,9 +128,11 @@ def rebuild(make: Callable[..., Module], config: dict[str, Any], weights: dict[s
 
 
 def _could_stand_for(value: Any, default: Any) -> bool:
-    """Whether ``value`` is a switch where ``default`` is one, and a count where it is one; anything else may be."""
-    if value is None or not isinstance(default, int):
+    """Whether ``value`` is a switch, a count or a number where ``default`` is one; anything else may be."""
+    if value is None or not isinstance(default, (int, float)):
         return True
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if isinstance(default, bool):
         return isinstance(value, bool)
     return isinstance(value, int) and not isinstance(value, bool) and value >= min(default, 1)
