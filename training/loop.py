@@ -154,7 +154,7 @@ class TrainingLoop:
         self.step = self._saved_at = state["step"]
         self._best = state.get("best", self._best)
         self._skipped = state.get("skipped", 0)
-        self._unlooked = state.get("unlooked", False)
+        self._unlooked = state.get("unlooked", False) and self.step > 0 and self.step % len(self.order) == 0
         with checkpoint.understood(path, self._kind_of_state, f": {self.folder.way_out()}"):
             self.task.load_state_dict(state["task"])
         if processes.is_first():
