@@ -37,6 +37,19 @@ def centre(profile: torch.Tensor) -> float:
     return float((mass * torch.arange(len(mass))).sum() / mass.sum())
 
 
+def stretched(root, multiple_of: int):
+    """The images of a folder, padded to a multiple of so many pixels, their Doppler stretched by up to a fifth."""
+    return open_data(
+        root,
+        image_size=None,
+        channels=1,
+        colormap=None,
+        multiple_of=multiple_of,
+        split=SplitOptions(val_fraction=0, test_fraction=0),
+        augmentation=Augmentation(doppler_scale=0.2),
+    )
+
+
 @pytest.mark.parametrize("doppler", [-14.0, -5.0, 0.0, 9.0, 20.0])
 @pytest.mark.parametrize("draw", [-1.0, -0.5, 0.5, 1.0])
 def test_a_line_at_doppler_d_moves_to_d_times_the_scale(drawn, doppler, draw):
@@ -97,15 +110,7 @@ def test_zero_doppler_of_a_padded_image_stays_where_it_was(drawn, tmp_path):
     pixels = np.zeros((50, 50), np.uint8)
     pixels[24:26] = 255
     Image.fromarray(pixels).save(tmp_path / "a" / "1.png")
-    data = open_data(
-        tmp_path,
-        image_size=None,
-        channels=1,
-        colormap=None,
-        multiple_of=32,
-        split=SplitOptions(val_fraction=0, test_fraction=0),
-        augmentation=Augmentation(doppler_scale=0.2),
-    )
+    data = stretched(tmp_path, 32)
     for draw in (-1.0, 1.0):
         drawn(doppler=draw)
         image, _ = data.train[0]
@@ -122,15 +127,7 @@ def test_the_stretch_leaves_zero_doppler_where_radar_json_has_it(drawn, tmp_path
     pixels = np.zeros((50, 50), np.uint8)
     pixels[-1] = 255
     Image.fromarray(pixels).save(tmp_path / "a" / "1.png")
-    data = open_data(
-        tmp_path,
-        image_size=None,
-        channels=1,
-        colormap=None,
-        multiple_of=1,
-        split=SplitOptions(val_fraction=0, test_fraction=0),
-        augmentation=Augmentation(doppler_scale=0.2),
-    )
+    data = stretched(tmp_path, 1)
     for draw in (-1.0, 1.0):
         drawn(doppler=draw)
         image, _ = data.train[0]
