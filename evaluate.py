@@ -113,6 +113,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from evaluation.reading import read_sets
     from evaluation.tables import gain_rows
     from ldm.sample_folder import contract_to_read, division_warning
+    from training.failures import is_out_of_memory
     from training.setup import make_accelerator
 
     device = make_accelerator(args.device, "no").device
@@ -142,7 +143,15 @@ def evaluate(args: argparse.Namespace) -> int:
         from evaluation.inception import Inception
 
         inception = Inception(args.inception_weights, device)
-    results = assess(sets, study, args.output_dir, inception)
+    try:
+        results = assess(sets, study, args.output_dir, inception)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"--batch_size {args.batch_size}: out of memory ({error}); give a smaller one, a smaller --image_size or "
+            "fewer images; of the same images and flags nothing is trained twice"
+        ) from error
     print(f"\n{'training images':42}{'accuracy %':>16}{'macro F1 %':>16}{'over real + classical':>24}")
     for name, accuracy, f1, difference in gain_rows(results["gain"]):
         print(f"{name:42}{accuracy:>16}{f1:>16}{difference:>24}")

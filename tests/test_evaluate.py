@@ -313,6 +313,16 @@ def test_of_one_class_accuracies_are_said_to_mean_nothing(folders, tmp_path):
     assert "there is one class, <b>$x_$: a classifier has nothing to tell apart" in warning
 
 
+def test_memory_that_runs_out_is_told_in_one_line(folders, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError("8 GiB")
+
+    monkeypatch.setattr("evaluation.gain.train_classifier", fail)
+    flags = ("--real_train", folders / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic")
+    with pytest.raises(UserError, match=r"^--batch_size 8: out of memory \(8 GiB\); give a smaller one"):
+        run(*flags, "--output_dir", tmp_path / "report")
+
+
 def test_a_folder_for_the_report_that_cannot_be_made_is_named_first(folders):
     flags = ("--real_train", folders / "real", "--real_test", folders / "held", "--synthetic", folders / "synthetic")
     with pytest.raises(UserError, match=r"^--output_dir /proc/nowhere: cannot be made \(.*\); give another"):
