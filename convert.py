@@ -231,12 +231,9 @@ def main(arguments: list[str] | None = None) -> None:
     sources = find_recordings(args.input, label=args.label, class_from=args.class_from, exclude=args.output_dir)
     settings = _settings(args)
     check_folder(args.output_dir, SETTINGS_FILE, settings.record())  # before anything, a lock too, is written there
-    lock = FolderLock(args.output_dir)
-    try:
+    with FolderLock(args.output_dir):
         converter = Converter(settings, args.output_dir)
         summary = converter.convert(sources, args.skip_unreadable)
-    finally:
-        lock.release()
     for line in summary.skipped:
         print(f"left out: {' '.join(line.split())}")
     for note in summary.notes:

@@ -174,15 +174,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     plan = Plan(radar, args.image_size, args.seed, args.colormap, args.format)
     classes = list(dict.fromkeys(args.classes or ACTIVITIES))
-    plan.check()
     check_folder(args.output_dir, SETTINGS_FILE, plan.record())  # before anything, a lock too, is written there
-    lock = FolderLock(args.output_dir)
-    try:
+    with FolderLock(args.output_dir):
         new, kept = simulate_dataset(plan, args.output_dir, classes, args.samples_per_class, args.workers)
         present = [name for name in ACTIVITIES if (args.output_dir / name).is_dir()]
         overview = draw_overview(args.output_dir, present, image_metadata(radar, args.image_size, args.colormap))
-    finally:
-        lock.release()
     print(f"{args.output_dir}: {new} images written, {kept} already there; look at {overview}")
 
 

@@ -160,11 +160,12 @@ def newest(folder: Path, stem: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    if not list(folder.glob(f"{stem}_epoch_*.pt")):
+    found = list(folder.glob(f"{stem}_epoch_*.pt"))
+    if not found:
         raise UserError(
             f"{folder}: no such folder, or it holds no {stem}_epoch_N.pt; --init_from takes that of make demo"
         )
-    return max(folder.glob(f"{stem}_epoch_*.pt"), key=lambda path: int(path.stem.rpartition("_")[2]))
+    return max(found, key=lambda path: int(path.stem.rpartition("_")[2]))
 
 
 def table(draws: list[dict]) -> str:

@@ -16,7 +16,7 @@ from torch_fidelity import metric_fid, metric_kid, metric_prc
 SUBSETS = 50
 SUBSET_SIZE = 100
 NEIGHBOURS = 5
-MOST_COMPARED = 10_000  # images on a side: distances between all pairs of so many take 2.6 GB
+MOST_COMPARED = 10_000  # images on a side: distances between all pairs of so many take 2.4 GB
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:

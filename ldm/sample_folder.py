@@ -10,7 +10,7 @@ from typing import Any
 from dataset import DataContract, save_image
 from errors import UserError
 from ldm.file_format import FileFormat, contract_of_decibels
-from spectrograms.listing import natural_key
+from spectrograms.listing import is_folder_name, natural_key
 from training import files, pictures, processes
 from training.checkpoint import digest
 from training.folder_lock import FolderLock
@@ -21,6 +21,7 @@ SHARES = ".metadata.*.jsonl"  # lines of what other processes than the first hav
 SETTINGS = "sampling.json"
 OVERVIEW = "overview.png"
 OVERVIEW_COLUMNS = 8
+FOLLOWS = "train_images"  # from the checkpoint, which is compared; older folders do not have it
 # What settings were before there was a flag for them, where that is not off.
 BEFORE_THE_FLAG = {
     "file_format": "native",
@@ -80,8 +81,7 @@ class SampleFolder:
             return
         before = files.read_object(known, "choose another folder")
         before = {name: before.get(name, BEFORE_THE_FLAG.get(name, False)) for name in settings}
-        before["train_images"] = settings["train_images"]  # follows from the checkpoint, and older folders have it not
-        changed = sorted(name for name in settings if before[name] != settings[name])
+        changed = sorted(name for name in settings if before[name] != settings[name] and name != FOLLOWS)
         if changed:
             raise UserError(
                 f"--output_dir {self.path}: holds images made with another {', '.join(changed)}; choose another folder"
@@ -169,7 +169,7 @@ def relative_name(name: str, index: int, suffix: str) -> str:
     Raises:
         UserError: the name, which a checkpoint brings along, would lead out of that folder.
     """
-    if name in ("", ".", "..") or any(letter in "/\\" or ord(letter) < 32 for letter in name):
+    if not is_folder_name(name):
         raise UserError(f"class {name!r} of the checkpoint cannot be the name of a folder")
     return f"{name}/{name}_{index:05d}{suffix}"
 
@@ -192,7 +192,7 @@ def division_warning(path: Path, train: Sequence[str]) -> str | None:
     Folders that were drawn without ``sample.py``, or by one of before, do not tell.
     """
     known = path / SETTINGS
-    trained_on = files.read_object(known, "draw it again").get("train_images") if known.is_file() else None
+    trained_on = files.read_object(known, "draw it again").get(FOLLOWS) if known.is_file() else None
     if trained_on is None or trained_on == digest(train):
         return None
     return (

@@ -31,8 +31,12 @@ def read_picture(path: Path) -> np.ndarray:
 def _spread(folder: Path, number: int) -> list[Path]:
     """At most ``number`` of a folder's images, evenly spread over their names."""
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".png", ".npy") and path.name[0] != ".")
-    number = min(number, len(paths))
-    return [paths[index * len(paths) // number] for index in range(number)]
+    return _evenly(paths, number)
+
+
+def _evenly(items: list, number: int) -> list:
+    number = min(number, len(items))
+    return [items[index * len(items) // number] for index in range(number)]
 
 
 def _show(axis: Axes, picture: np.ndarray, metadata: RadarMetadata) -> AxesImage:
@@ -57,9 +61,7 @@ def draw_overview(folder: Path, classes: list[str], metadata: RadarMetadata, per
     Grey maps are shown in jet colours, from ``floor_db`` to ``ceiling_db``. Where the carrier is known, a second axis
     at the right gives the radial velocity. Of more than ``MOST_CLASSES`` classes as many are shown, spread over all.
     """
-    number = min(MOST_CLASSES, len(classes))
-    shown_classes = [classes[index * len(classes) // number] for index in range(number)]
-    found = {name: _spread(folder / name, per_class) for name in shown_classes}
+    found = {name: _spread(folder / name, per_class) for name in _evenly(classes, MOST_CLASSES)}
     found = {name: paths for name, paths in found.items() if paths}
     columns = max(map(len, found.values()))
     right = 0.9 if metadata.carrier_hz is None else 1.5  # inches

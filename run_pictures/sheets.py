@@ -62,7 +62,7 @@ class View:
         return f"{(self.radar.ceiling_db - self.radar.floor_db) / 2:g} dB"
 
     @classmethod
-    def of(cls, radar: Any, colormap: Any, value_range: Sequence[float], measured_rows: int | None = None) -> View:
+    def of(cls, radar: Any, colormap: Any, value_range: Sequence[float], measured_rows: Any = None) -> View:
         """From plain JSON types, as a contract has them; what means nothing counts as absent."""
         try:
             metadata = TypeAdapter(RadarMetadata | None).validate_python(radar)
@@ -73,7 +73,8 @@ class View:
             (metadata.floor_db, metadata.ceiling_db),
         )
         known = [name for name in (colormap, metadata and metadata.colormap) if name in COLORMAPS]
-        return cls(metadata, known[0] if known else SCALAR_MAP, decibels, measured_rows)
+        rows = measured_rows if isinstance(measured_rows, int) and measured_rows > 1 else None
+        return cls(metadata, known[0] if known else SCALAR_MAP, decibels, rows)
 
 
 def layout_of(contract: DataContract, whose: str) -> dict[str, Any]:
@@ -93,8 +94,8 @@ def layout_of(contract: DataContract, whose: str) -> dict[str, Any]:
 
 def view_of(layout: dict[str, Any]) -> View:
     """The view that ``layout_of`` described."""
-    known = (layout.get(name) for name in ("radar", "colormap"))
-    return View.of(*known, layout.get("value_range") or (0.0, 1.0), layout.get("measured_rows"))
+    value_range = layout.get("value_range") or (0.0, 1.0)
+    return View.of(layout.get("radar"), layout.get("colormap"), value_range, layout.get("measured_rows"))
 
 
 def as_pixels(images: NDArray[np.float32], contract: DataContract) -> NDArray[np.uint8]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from errors import UserError
+
+T = TypeVar("T")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
 
@@ -48,6 +51,20 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
 def printable(text: str) -> str:
     """``text`` with line breaks, control characters and undecodable bytes of file names as escapes: one safe line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a class may be called so: its samples need a folder of that name on every system that takes them."""
+    return name not in ("", ".", "..") and not any(
+        letter in "/\\" or ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000  # the last stand for no UTF-8
+        for letter in name
+    )
+
+
+def evenly(items: Sequence[T], number: int) -> list[T]:
+    """``number`` of the items, or all where they are fewer, spread over the whole."""
+    number = min(number, len(items))
+    return [items[index * len(items) // number] for index in range(number)]
 
 
 def list_images(root: Path, class_level: int = 1, flag: str = "--data_dir") -> Listing:
@@ -92,7 +109,7 @@ def list_images(root: Path, class_level: int = 1, flag: str = "--data_dir") -> L
             hint = f"{loose} images lie directly in it: {hint}"
         raise UserError(f"{flag} {root}: no images of {' '.join(SUFFIXES)} in class folders; {hint}")
     for name in found:
-        if any(letter == "\\" or ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in name):
+        if not is_folder_name(name):
             raise UserError(
                 f"{flag} {root}: the name of class {printable(name)} holds a backslash, a control character, or bytes "
                 "that are no UTF-8, which not every system takes for the name of a folder; rename it"

@@ -21,7 +21,7 @@ from typing import Any
 from errors import UserError
 from spectrograms.decode import UnreadableImage
 from spectrograms.groups import groups_of
-from spectrograms.listing import Listing, natural_key
+from spectrograms.listing import Listing, evenly, natural_key
 
 FILE_NAME = "splits.json"
 FORMAT_VERSION = 1
@@ -291,6 +291,4 @@ def content_marks(root: Path, paths: Sequence[str]) -> str:
 
     Unlike a ``fingerprint`` the same in a copy of the folder, and it takes no time with very many files.
     """
-    number = min(PROBES, len(paths))
-    probes = [paths[index * len(paths) // number] for index in range(number)]
-    return " ".join(f"{zlib.crc32((root / name).read_bytes()):08x}" for name in probes)
+    return " ".join(f"{zlib.crc32((root / name).read_bytes()):08x}" for name in evenly(paths, PROBES))

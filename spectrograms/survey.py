@@ -17,7 +17,7 @@ from radar.colormap import best_colormap, invert_colormap
 from radar.metadata import RadarMetadata
 from spectrograms.contract import DataContract
 from spectrograms.decode import UnreadableImage, is_a_range, read_image
-from spectrograms.listing import Listing
+from spectrograms.listing import Listing, evenly
 from spectrograms.resize import padded_size
 
 PROBED = 24  # images looked at
@@ -208,9 +208,7 @@ def check_fit(listing: Listing, contract: DataContract) -> None:
 
 
 def _probes(listing: Listing) -> list[tuple[NDArray, str]]:
-    number = min(PROBED, len(listing.paths))
-    spread = [listing.paths[index * len(listing.paths) // number] for index in range(number)]
-    return [read_image(listing.root / name) for name in spread]
+    return [read_image(listing.root / name) for name in evenly(listing.paths, PROBED)]
 
 
 def _native_mode(probes: list[tuple[NDArray, str]]) -> str:

@@ -410,7 +410,7 @@ def test_matlab_files_of_big_endian_machines_are_read(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_read_as_floats_are_refused(tmp_path: Path) -> None:
-    """Clean int16 samples as float32: finite, and between 1e-42 and 3e37."""
+    """Clean int16 samples as float32: finite, and next to nothing."""
     counts = np.random.default_rng(0).integers(-3000, 3000, 400).astype("<i2")
     (tmp_path / "counts.bin").write_bytes(np.abs(counts).tobytes())
     with pytest.raises(UserError, match=r"are no received signal: check the format or --dtype"):

@@ -37,6 +37,12 @@ class FolderLock:
         except OSError as error:
             raise UserError(f"--output_dir {folder}: cannot be written ({error})") from error
 
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def _owner(self) -> str:
         try:
             return self._pid_file.read_text().strip() or "unknown"
