@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from training.order import mix_seed
 TRAINING_VERSION = 4  # raised when the same arm would be trained otherwise: cached results then count no more
 PRETRAINING_STEPS = 4  # times the steps of every other classifier (docs/experiments.md)
 PRETRAINING_RECIPE = "shift, gain, masks"
+RECIPE_SEEDS = 3  # classifiers that choose a recipe, at most: one alone chose recipes worse than none (docs/results.md)
 
 
 class ClassifierFile(TypedDict):
@@ -68,8 +70,8 @@ class Judge:
     classical_on: str = "real"
 
 
-Trial = tuple[int | None, str, int]
-"""(k, recipe of classical augmentation, which half of the images is learned)."""
+Trial = tuple[int, int | None, str, int]
+"""(seed, k, recipe of classical augmentation, which half of the images is learned)."""
 
 
 @dataclass
@@ -120,7 +122,7 @@ class Study:
         with self._bar("choosing classical augmentation", sum(key not in memory for key in trials.values())) as bar:
             scores = {trial: self._trial(trial, key, memory, bar) for trial, key in trials.items()}
         for k in self.ks:
-            means = {name: np.mean([scores[k, name, half] for half in (0, 1)]) for name in RECIPES}
+            means = {name: np.mean([scores[trial] for trial in trials if trial[1:3] == (k, name)]) for name in RECIPES}
             self.recipes[k] = max(means, key=means.get)
 
         keys = {case: self._key(case, images) for case in plan(self.arms, self.seeds, self.ks, self.volumes)}
@@ -136,32 +138,32 @@ class Study:
         return tqdm(total=classifiers * self.judge.steps, desc=what, unit="step", disable=not classifiers)
 
     def _trials(self) -> list[Trial]:
-        return [(k, name, half) for k in self.ks for name in RECIPES for half in (0, 1)]
+        return list(product(self.seeds[:RECIPE_SEEDS], self.ks, RECIPES, (0, 1)))
 
     def _trial_key(self, trial: Trial, real: str) -> str:
-        return checkpoint.digest(["recipe", *self._training, self.seeds[0], *trial, real])
+        return checkpoint.digest(["recipe", *self._training, *trial, real])
 
     def _trial(self, trial: Trial, key: str, memory: ResultMemory, bar: tqdm) -> float:
-        """Accuracy of one recipe, trained on one half of the first seed's real images and scored on the other.
+        """Accuracy of one recipe, trained on one half of a seed's real images and scored on the other.
 
         The halves are those of every class in the order of its files, so that windows of one recording stay
         together. The test images have no say.
         """
-        k, name, half = trial
-        learned, scored = self._halves_of(k, half)
+        seed, k, name, half = trial
+        learned, scored = self._halves_of(seed, k, half)
         if not len(scored) or not len(learned):
             return 0.0  # see ``chosen_blindly``
         if key not in memory:
             batch = batches_of(learned, None, self.classes, self.judge.batch_size, RECIPES[name])
-            memory[key] = predict(self._fit(batch, self.seeds[0], bar), scored.images, self.judge.device)
+            memory[key] = predict(self._fit(batch, seed, bar), scored.images, self.judge.device)
         return float((memory[key] == scored.labels).double().mean())
 
-    def _halves_of(self, k: int | None, half: int) -> tuple[ImageSet, ImageSet]:
-        return halves(self.real_of(Case("real", k, None, self.seeds[0])), self.classes, half)
+    def _halves_of(self, seed: int, k: int | None, half: int) -> tuple[ImageSet, ImageSet]:
+        return halves(self.real_of(Case("real", k, None, seed)), self.classes, half)
 
     def chosen_blindly(self, k: int | None) -> bool:
         """Whether there was nothing to choose a recipe by: of one image per class no other half is left to score."""
-        return not len(self._halves_of(k, 0)[1])
+        return not len(self._halves_of(self.seeds[0], k, 0)[1])
 
     def classifier_of_real(self) -> nn.Module:
         """A classifier of all real training images alone: it labels synthetic ones."""
