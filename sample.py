@@ -21,7 +21,7 @@ from training.arguments import (
 )
 
 if TYPE_CHECKING:
-    from ldm.checkpoint_file import LDMFile
+    from ldm.checkpoint_file import References
     from ldm.generation import SamplingOptions, Sieve
 
 
@@ -100,19 +100,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def sieves_of(options: SamplingOptions, payload: LDMFile) -> list[Sieve]:
-    """The sieves that ``options`` ask for, from the training images of the checkpoint ``payload``."""
-    from evaluation.novelty import CopySieve
-    from evaluation.physics import KinematicSieve
-    from ldm.checkpoint_file import References
-
-    if not (options.reject_copies or options.reject_outliers):
-        return []
-    references = References(payload)
+def sieves_of(options: SamplingOptions, references: References) -> list[Sieve]:
+    """The sieves that ``options`` ask for, from the training images that the checkpoint carries."""
     found: list[Sieve] = []
     if options.reject_copies:
+        from evaluation.novelty import CopySieve
+
         found.append(CopySieve(references.images))
     if options.reject_outliers:
+        from evaluation.physics import KinematicSieve
+
         found.append(KinematicSieve(references.images, references.labels))
     return found
 
@@ -120,7 +117,7 @@ def sieves_of(options: SamplingOptions, payload: LDMFile) -> list[Sieve]:
 def sample(args: argparse.Namespace) -> int:
     """Rebuild the generator from its checkpoint and draw what is missing in the output folder."""
     from errors import UserError
-    from ldm.checkpoint_file import load_ldm
+    from ldm.checkpoint_file import References, load_ldm
     from ldm.file_format import decibel_range
     from ldm.generation import SamplingOptions, file_format_of, generate, settled_conditions
     from ldm.sample_folder import SampleFolder, overview
@@ -132,7 +129,7 @@ def sample(args: argparse.Namespace) -> int:
 
     device = make_accelerator(args.device, "no").device
     pipeline, payload = load_ldm(args.ldm_path, args.vqgan_path, args.guide_path)
-    contract = payload["contract"]
+    contract, references = payload["contract"], References(payload)
     known = contract.classes
     classes = args.classes or list(known)
     for name in classes:
@@ -166,7 +163,8 @@ def sample(args: argparse.Namespace) -> int:
         with StopRequest() as stop:
             drawn, told = generate(
                 pipeline,
-                payload,
+                contract,
+                references,
                 folder,
                 classes,
                 args.samples_per_class,
@@ -174,7 +172,7 @@ def sample(args: argparse.Namespace) -> int:
                 args.batch_size,
                 checkpoint_digest,
                 lambda: stop.signal is not None,
-                sieves_of(options, payload),
+                sieves_of(options, references),
             )
         if number := processes.highest(stop.signal or 0):
             if processes.is_first():

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dataset import DataContract
 from errors import UserError
-from ldm.checkpoint_file import LDMFile, References
+from ldm.checkpoint_file import References
 from ldm.conditions import FIGURES
 from ldm.diffusion import noise_schedule
 from ldm.file_format import FileFormat
@@ -122,7 +122,8 @@ class Generator:
     """Draws images by job, again and again where a sieve refuses them.
 
     Args:
-        pipeline, payload: from ``load_ldm``.
+        pipeline: from ``load_ldm``.
+        references: the training images that its checkpoint carries.
         options: see ``SamplingOptions``.
         sieves: what may refuse an image.
     """
@@ -130,14 +131,14 @@ class Generator:
     def __init__(
         self,
         pipeline: SpectrogramPipeline,
-        payload: LDMFile,
+        references: References,
         options: SamplingOptions,
         sieves: Sequence[Sieve] = (),
     ) -> None:
         self._pipeline = pipeline
         self._options = options
         self._sieves = sieves
-        self._references = References(payload)
+        self._references = references
         self.refused: Counter[tuple[str, str]] = Counter()
         """Draws refused, by class and reason."""
 
@@ -196,7 +197,8 @@ class Generator:
 @torch.no_grad()
 def generate(
     pipeline: SpectrogramPipeline,
-    payload: LDMFile,
+    contract: DataContract,
+    references: References,
     folder: SampleFolder,
     classes: list[str],
     samples_per_class: int,
@@ -211,7 +213,8 @@ def generate(
     Several processes take turns batch by batch, and all of them return the same.
 
     Args:
-        pipeline, payload: from ``load_ldm``.
+        pipeline: from ``load_ldm``.
+        contract, references: of the same checkpoint: its data, and the training images that it carries.
         folder: the output folder.
         classes: names to draw.
         samples_per_class: images 0 to this, less one, of each.
@@ -222,10 +225,9 @@ def generate(
         stopped: asked before each batch; True ends early, with what is drawn kept.
         sieves: what may refuse an image, which is then drawn again.
     """
-    contract = payload["contract"]
     pipeline.scheduler = make_sampler(options.sampler, noise_schedule(pipeline.noise_shift))
     pipeline.set_progress_bar_config(disable=True)  # images are counted, not steps
-    generator = Generator(pipeline, payload, options, sieves)
+    generator = Generator(pipeline, references, options, sieves)
     form = file_format_of(options, contract)
     jobs = [
         Job(label, name, index)

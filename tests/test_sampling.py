@@ -329,8 +329,8 @@ def test_sieves_know_the_checkpoints_training_images(trained):
 
     _, payload = load_ldm(trained.ldm)
     references = References(payload)
-    assert sieves_of(SamplingOptions(), payload) == []
-    copies, outliers = sieves_of(SamplingOptions(reject_copies=True, reject_outliers=True), payload)
+    assert sieves_of(SamplingOptions(), references) == []
+    copies, outliers = sieves_of(SamplingOptions(reject_copies=True, reject_outliers=True), references)
     assert set(copies(references.images, references.labels)) == {"copy"}
     noise = torch.rand(references.images.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert set(copies(noise, references.labels)) == {None}
