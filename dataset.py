@@ -204,6 +204,7 @@ def open_data(
         save_split: remember a new division, and what was searched; else nothing is written.
         judging: the parts judge a generator trained before. A new division cannot be its own, so it is warned of and
             not saved, where the next run would take it for the generator's; nor is one looked for in ``output_dir``.
+            Where there is a test part, classifiers learn the validation part, too, and leaks are searched for there.
         cache: what was searched and what was decoded is kept beside the data too, in ``.cache``, for the next run.
 
     Raises:
@@ -248,7 +249,9 @@ def open_data(
                 "its run, or --real_train and --real_test"
             )
         places = [output_dir] * (output_dir is not None) + [listing.root / FOLDER] * cache
-        notes += remembered(lambda: _search_leaks(parts), key, places, save_split)
+        learned = ("train", "val") if judging and len(parts["test"]) else ("train",)
+        key = checkpoint.digest([key, learned]) if len(learned) > 1 else key
+        notes += remembered(lambda: _search_leaks(parts, learned), key, places, save_split)
     except UnreadableImage as error:
         raise UserError(f"{error}, or pass --skip_unreadable") from error
     return OpenedData(contract, **parts, fingerprint=digest, notes=[printable(note) for note in notes])
@@ -296,11 +299,9 @@ def _decode(parts: dict[str, SpectrogramDataset], kept: DecodedImages | None, sa
         kept.write({part: parts[part].decoded() for part in wanted})
 
 
-def _search_leaks(parts: dict[str, SpectrogramDataset]) -> list[str]:
-    train = parts["train"]
-    where = {path: (train, index) for index, path in enumerate(train.paths)}
-    for part in ("val", "test"):
-        where |= {path: (parts[part], index) for index, path in enumerate(parts[part].paths)}
+def _search_leaks(parts: dict[str, SpectrogramDataset], learned: Sequence[str]) -> list[str]:
+    """A warning where images of the parts that are not ``learned`` show a stretch of time that those show, too."""
+    where = {path: (part, index) for part in parts.values() for index, path in enumerate(part.paths)}
 
     def load(path: str) -> np.ndarray:
         dataset, index = where[path]
@@ -308,8 +309,10 @@ def _search_leaks(parts: dict[str, SpectrogramDataset]) -> list[str]:
         height, width = dataset.contract.image_size
         return resize(((image.mean(0) + 1) / 2).numpy()[:height, :width], leaks.SIZE)
 
-    held_out = [pair for part in ("val", "test") for pair in zip(parts[part].paths, parts[part].labels, strict=True)]
-    pairs = leaks.shared_columns(held_out, list(zip(train.paths, train.labels, strict=True)), load)
+    held_out, others = [], []
+    for name, part in parts.items():
+        (others if name in learned else held_out).extend(zip(part.paths, part.labels, strict=True))
+    pairs = leaks.shared_columns(held_out, others, load)
     remedy = "keep windows of a recording together with --run_gap or --group_by and --resplit, and train anew"
     return [leaks.warning(pairs, len(held_out), remedy)] if pairs else []
 

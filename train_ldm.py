@@ -246,7 +246,14 @@ def begin_with(unet: Any, path: Path, classes: list[str]) -> None:
 
     from ldm.checkpoint_file import load_ldm
     from ldm.diffusion import planes_told
-    from training.warm_start import CLASS_TABLE, FIRST_LAYER, fitted_classes, fitted_inputs, take_weights
+    from training.warm_start import (
+        CLASS_TABLE,
+        FIRST_LAYER,
+        fitted_classes,
+        fitted_inputs,
+        refuse_another_network,
+        take_weights,
+    )
 
     pipeline, _ = load_ldm(path)
     weights, fresh = pipeline.unet.state_dict(), unet.state_dict()
@@ -259,6 +266,7 @@ def begin_with(unet: Any, path: Path, classes: list[str]) -> None:
     weights[FIRST_LAYER] = fitted_inputs(weights[FIRST_LAYER], known, wanted)
     flags = "latent channels, widths, --no_doppler_planes and --no_told_conditions of the UNet"
     take_weights(unet, weights, path, flags)
+    refuse_another_network(path, pipeline.unet.config, unet.config, "norm_num_groups")
 
 
 if __name__ == "__main__":

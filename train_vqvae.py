@@ -149,7 +149,7 @@ def train(args: argparse.Namespace) -> int:
     from training import processes
     from training.checkpoint import digest
     from training.loader import calibration_images, fixed_batches, training_batches
-    from training.warm_start import take_weights
+    from training.warm_start import refuse_another_network, take_weights
     from vqvae.custom_vqgan import CustomVQGAN
     from vqvae.discriminator import PatchDiscriminator
     from vqvae.losses import load_lpips
@@ -187,9 +187,10 @@ def train(args: argparse.Namespace) -> int:
         padding_mode=args.padding_mode,
     )
     if args.init_from is not None:
-        learned = load_vqgan(args.init_from)[0].state_dict()  # its codes belong to the data it was trained on
-        weights = {name: tensor for name, tensor in learned.items() if not name.startswith("quantize.")}
-        take_weights(model, weights, args.init_from, "--in_channels, --latent_channels and widths of the model")
+        learned, _ = load_vqgan(args.init_from)
+        own_codes = {name: part for name, part in learned.state_dict().items() if not name.startswith("quantize.")}
+        take_weights(model, own_codes, args.init_from, "--in_channels, --latent_channels and widths of the model")
+        refuse_another_network(args.init_from, learned.config, model.config, "norm_num_groups", "padding_mode")
     critic = PatchDiscriminator(args.out_channels, args.disc_channels, args.disc_layers)
     order = data_order(len(data.train), args)
     options = VQGANOptions(**{name: getattr(args, name) for name in VQGANOptions.__dataclass_fields__})

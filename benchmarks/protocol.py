@@ -142,8 +142,9 @@ def draw(args: argparse.Namespace, paths: list[str], held_out: list[str], folder
         begin = begun(args.init_from, "ldm", "ldm")
         flags = [*schedule(args.ldm_steps, len(paths)), *begin, *shlex.split(args.ldm)]
         run("train_ldm.py", *data, *kept, "--vqgan_path", newest(stage1, "vqgan"), "--output_dir", stage2, *flags)
-        best = stage2 / "ldm_best.pt"
-        source = best if args.checkpoint == "best" and best.exists() else newest(stage2, "ldm")
+        source = stage2 / "ldm_best.pt" if args.checkpoint == "best" else newest(stage2, "ldm")
+        if not source.exists():
+            raise UserError(f"--checkpoint best: nothing was held out in {stage2} to choose by; give last")
         number = round(len(paths) / len({path.split("/")[0] for path in paths}))
         made = ["--samples_per_class", number, "--output_dir", folder / "augmented", "--seed", seed]
         run("sample.py", "--ldm_path", source, *made, *shlex.split(args.sample))
@@ -263,6 +264,8 @@ def measure() -> int:
         parser.error("--runs needs --run_gap or --group_by")
     if not (args.runs or args.real_test):
         parser.error("--k needs --real_test: of a group that is drawn in part, the rest cannot judge")
+    if args.checkpoint == "best" and "--val_fraction 0 " in f"{args.vqvae} ":
+        parser.error(f"--checkpoint best: nothing is held out to choose by with --vqvae {args.vqvae}; give last")
     check_settings(args)
     listing = list_images(args.real_train)
     groups = groups_of(listing, group_by=args.group_by, run_gap=args.run_gap) if args.runs else list(listing.paths)

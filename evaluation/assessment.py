@@ -23,6 +23,7 @@ from evaluation.measuring import Measuring
 from evaluation.memory import FigureMemory
 from evaluation.novelty import Nearest, marks_of, novelty, points_of_features, points_of_images
 from evaluation.physics import physics
+from evaluation.scalar import scalar_sets
 from evaluation.verdict import headline, mean_right, right_per_class
 from training.files import save_json
 
@@ -120,9 +121,8 @@ def _compare(sets: Sets, study: Study, folder: Path, inception: Inception | None
         if inception is not None:
             known = [(measuring.features(inception, part.images), part.labels) for part in (real, held_out, synthetic)]
             results["fidelity_inception"] = _fidelity([known], classes, measuring)
-        results["physics"] = physics(
-            real, held_out, synthetic, classes, sets.radar, measuring.kinematics, measured_rows
-        )
+        maps, radar, words = scalar_sets((real, held_out, synthetic), sets.radar)
+        results["physics"] = physics(*maps, classes, radar, measuring.kinematics, measured_rows) | {"read_off": words}
         mixed = [
             part.images[pick] for part, pick in zip(parts, same_mixture(*(part.labels for part in parts)), strict=True)
         ]

@@ -157,7 +157,7 @@ def train_classifier(
         if step:
             images, targets = batch(generator)
         loss = functional.cross_entropy(
-            _scores(model, images.to(device), name), targets.to(device), label_smoothing=0.05
+            _scores(model, images.to(device), num_classes, name), targets.to(device), label_smoothing=0.05
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -167,7 +167,7 @@ def train_classifier(
     return model.eval()
 
 
-def _scores(model: nn.Module, images: Tensor, name: str) -> Tensor:
+def _scores(model: nn.Module, images: Tensor, num_classes: int, name: str) -> Tensor:
     """What ``model``, called ``name`` by the user, makes of a batch, (B, K); a network may be one for other images."""
     try:
         scores = model(images)
@@ -178,9 +178,11 @@ def _scores(model: nn.Module, images: Tensor, name: str) -> Tensor:
         raise UserError(
             f"--classifier {name}: cannot take images of {form} ({error}); try small or a resnet"
         ) from error
-    if not isinstance(scores, Tensor):
+    if not isinstance(scores, Tensor) or scores.shape != (len(images), num_classes):
+        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise UserError(
-            f"--classifier {name}: gives {type(scores).__name__} and not one score a class; try small or a resnet"
+            f"--classifier {name}: gives {found} for {len(images)} images of {num_classes} classes and not one score a "
+            "class; try small or a resnet"
         )
     return scores
 
@@ -231,19 +233,15 @@ def batches_of(
     Samples mostly come in equal numbers. Were the real images' numbers to show in the batches of the other arms, then
     samples of rare classes would be credited with what comes of showing those classes more often.
 
-    ``synthetic_share`` of every batch is synthetic, where there are both; None: the images of a class are drawn alike,
-    as if their files lay in one folder. ``augment`` changes ``"real"`` images alone, where there are both kinds, or
-    ``"all"``, as ``classical_on`` says.
+    ``synthetic_share`` of every batch is synthetic, where there are both; where some classes have one kind alone, it is
+    that share of the images of the others, in the mean over batches. None: the images of a class are drawn alike, as if
+    their files lay in one folder. ``augment`` changes ``"real"`` images alone, where there are both, or ``"all"``,
+    as ``classical_on`` says.
     """
     sources = [source for source in (real, synthetic) if source is not None]
     pool = torch.cat([source.images for source in sources])
     of_pool = torch.cat([source.labels for source in sources])
-    if None in (real, synthetic, synthetic_share):
-        shares = [(0, len(pool), batch_size)]  # first image of the pool, the one after the last, how many of a batch
-    else:
-        of_synthetic = round(synthetic_share * batch_size)
-        shares = [(0, len(real), batch_size - of_synthetic), (len(real), len(pool), of_synthetic)]
-    parts = [(first, _chances_of(of_pool[first:end]), number) for first, end, number in shares if number]
+    parts = _parts_of_a_batch(real, synthetic, synthetic_share, batch_size)
     changed = len(pool) if real is None or classical_on == "all" else len(real)  # so many images of the pool
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -257,6 +255,29 @@ def batches_of(
         return images, targets
 
     return draw
+
+
+def _parts_of_a_batch(
+    real: ImageSet | None, synthetic: ImageSet | None, synthetic_share: float | None, batch_size: int
+) -> list[tuple[int, Tensor, int]]:
+    """What a batch is drawn from: the first image of a run of the pool, the chances of its images, how many of them."""
+    labels = [source.labels for source in (real, synthetic) if source is not None]
+    if None in (real, synthetic, synthetic_share):
+        return [(0, _chances_of(torch.cat(labels)), batch_size)]
+    of_real, of_synthetic = (_chances_of(part) for part in labels)
+    if of_the_same_classes(real, synthetic):
+        number = round(synthetic_share * batch_size)
+        parts = [(0, of_real, batch_size - number), (len(real), of_synthetic, number)]
+        return [part for part in parts if part[-1]]
+    # The same number of each kind in every batch would show the classes that have both kinds more often.
+    of_real[torch.isin(real.labels, synthetic.labels)] *= 1 - synthetic_share
+    of_synthetic[torch.isin(synthetic.labels, real.labels)] *= synthetic_share
+    return [(0, torch.cat([of_real, of_synthetic]), batch_size)]
+
+
+def of_the_same_classes(first: ImageSet, second: ImageSet) -> bool:
+    """Whether every class that has images in one of two sets has some in the other."""
+    return torch.equal(first.labels.unique(), second.labels.unique())
 
 
 def _chances_of(labels: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from evaluation.classifier import (
     Batch,
     batches_of,
     build_classifier,
+    of_the_same_classes,
     predict,
     train_classifier,
     what_a_name_stands_for,
@@ -298,6 +299,8 @@ class Study:
             used += [images["pretraining"], str(PRETRAINING_STEPS), PRETRAINING_RECIPE]
         if arm.real and arm.synthetic and self.judge.synthetic_share is not None:
             used.append(str(self.judge.synthetic_share))
+            if not of_the_same_classes(self.real, self.synthetic):
+                used.append("of the classes that have both")
         if arm.real and arm.synthetic and arm.classical and self.judge.classical_on != "all":
             used.append(f"classical on {self.judge.classical_on}")
         return checkpoint.digest([*self._training, case.arm, case.k, case.volume, case.seed, recipe, *used])

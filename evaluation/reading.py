@@ -13,7 +13,7 @@ from evaluation.novelty import refuse_leak
 from radar.metadata import RadarMetadata
 from spectrograms.decode import UnreadableImage
 from spectrograms.listing import Listing, printable
-from spectrograms.survey import make_contract
+from spectrograms.survey import make_contract, other_colours
 from training.data_arguments import split_options
 
 
@@ -33,12 +33,13 @@ def read_sets(
     notes: list[str] = []
     try:
         if args.data_dir:
-            real, held_out, contract, trained_on = _from_parts(args, notes)
-            notes += filter(None, [division_warning(args.synthetic, trained_on)])
+            real, held_out, contract, learned = _from_parts(args, notes)
+            notes += filter(None, [division_warning(args.synthetic, learned.paths)])
         else:
-            real, held_out, contract = _from_folders(args, notes)
+            real, held_out, contract, learned = _from_folders(args, notes)
         as_drawn = drawn_as(args.synthetic, contract)
         drawn = list_folder(args.synthetic, 1, "--synthetic", args.skip_unreadable, notes)
+        notes += filter(None, [other_colours(drawn, learned, contract.colormap)])
         first = _to_pretrain_on(args, contract, notes) if args.pretrain_on else None
         if len(contract.classes) < 2:
             notes.append(
@@ -68,8 +69,8 @@ def read_sets(
     return Sets(real, held_out, synthetic, contract, radar, warnings, pretraining)
 
 
-def _from_parts(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, ImageSet, DataContract, Sequence[str]]:
-    """The parts of one folder that stage 1 divided, and the paths of those images that it trained on."""
+def _from_parts(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, ImageSet, DataContract, Listing]:
+    """The parts of one folder that stage 1 divided, and those images that it trained on."""
     data = open_data(
         args.data_dir,
         image_size=args.image_size,
@@ -85,19 +86,21 @@ def _from_parts(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, I
     notes += data.notes
     # Without a test part the validation images are judged on: stage 1 and 2 never learned from them either.
     seen, unseen = ([data.train, data.val], data.test) if len(data.test) else ([data.train], data.val)
-    return from_dataset(*seen), from_dataset(unseen), data.contract, data.train.paths
+    learned = Listing(args.data_dir, data.contract.classes, tuple(data.train.paths), tuple(data.train.labels))
+    return from_dataset(*seen), from_dataset(unseen), data.contract, learned
 
 
-def _from_folders(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, ImageSet, DataContract]:
-    """Two folders that the user divided."""
+def _from_folders(args: argparse.Namespace, notes: list[str]) -> tuple[ImageSet, ImageSet, DataContract, Listing]:
+    """Two folders that the user divided, and the images of the first."""
     folders = {"--real_train": args.real_train, "--real_test": args.real_test}
     seen, unseen = (
         list_folder(folder, args.class_level, flag, args.skip_unreadable, notes) for flag, folder in folders.items()
     )
     contract = make_contract(seen, args.image_size, None, args.colormap, 1, notes)
     real, held_out = from_listing(seen, contract), from_listing(unseen, contract)
+    notes += filter(None, [other_colours(unseen, seen, contract.colormap)])
     notes += shared_columns(held_out, real, (args.real_test, args.real_train), args.output_dir)
-    return real, held_out, contract
+    return real, held_out, contract, seen
 
 
 def _classes_of(part: ImageSet, contract: DataContract) -> str:

@@ -162,7 +162,7 @@ def _physics(found: dict[str, Any]) -> list[str]:
         "the Wasserstein distance between their distributions in each class (mean). The floor is the distance of "
         "held-out real images; a ratio near 1 is as good as measured, and above 2 is a difference to look at. Images "
         "without a cadence or another figure have no part in its distance: how many have it stands in the last rows, "
-        "with a floor no lower than the deviation that chance gives such shares.</p>",
+        f"with a floor no lower than the deviation that chance gives such shares. {found['read_off'] or ''}</p>",
         _table(["figure", "real", "synthetic", "distance", "floor", "ratio"], tables.physics_rows(found)),
         _plot(plots.ratio_plot(found)),
         f"<p>{100 * outliers['synthetic']:.1f}% of the synthetic and {100 * outliers['held_out']:.1f}% of the held-out "

@@ -9,6 +9,7 @@ import numpy as np
 
 from evaluation.arms import BASELINE
 from evaluation.intervals import plus_minus
+from spectrograms.listing import printable
 
 FIDELITY_NAMES = {
     "frechet": "Frechet distance",
@@ -115,7 +116,7 @@ def outlier_rows(physics: dict[str, Any]) -> list[list[str]]:
     """Images that move unlike any of their class: file, figure, its value, what is usual."""
     return [
         [
-            "/".join(Path(row["file"]).parts[-2:]),
+            printable("/".join(Path(row["file"]).parts[-2:])),
             f"{row['figure'].replace('_', ' ')} ({physics['unit'][row['figure']]})",
             f"{row['value']:.3g}",
             f"{row['usual'][0]:.3g} to {row['usual'][1]:.3g}",

@@ -130,7 +130,7 @@ class Converter:
             )
         if row is not None:
             paths = [self.image_path(source.label, source.name, index) for index in range(int(row["images"]))]
-            if all(path.exists() for path in paths):
+            if self.metadata is not None and all(path.exists() for path in paths):
                 self.summary.kept += len(paths)
                 bar.update(size)
                 return

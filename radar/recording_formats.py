@@ -126,21 +126,24 @@ def open_mat(path: Path) -> Contents:
 
 
 def open_csv(path: Path) -> Contents:
-    """Text: two columns I and Q, or one of complex numbers; a header line is optional."""
+    """Text: two columns I and Q, or one of complex numbers; a header line is optional, and may number the columns."""
     with open(path, encoding="utf-8-sig") as file:
         first = _next_line(file)
         if first is None:
             return _single(np.zeros(0))
         separator = next((mark for mark in (";", "\t", ",") if mark in first), None)
         names = [cell.strip().strip("\"'").lower() for cell in _cells(first, separator)]
-        is_header = any(_number(cell) is None for cell in names)
-        if is_header:
-            second = _next_line(file)
-            if second is None:
-                return _single(np.zeros(0))
-            first = second
-        is_complex = any(_is_complex(cell) for cell in _cells(first, separator))
-        lines: Iterator[str] = chain([first], file)
+        begin = [first]
+        if (second := _next_line(file)) is not None:
+            begin.append(second)
+        is_named = any(_number(cell) is None for cell in names)
+        is_numbered = second is not None and _are_column_numbers(names, _cells(second, separator))
+        if is_named or is_numbered:
+            del begin[0]
+        if not begin:
+            return _single(np.zeros(0))
+        is_complex = any(_is_complex(cell) for cell in _cells(begin[0], separator))
+        lines: Iterator[str] = chain(begin, file)
         if is_complex:
             lines = (_complex_as_python(line) for line in lines)
         table = np.loadtxt(
@@ -150,7 +153,19 @@ def open_csv(path: Path) -> Contents:
             delimiter=separator,
             ndmin=2,
         )
-    return _single(_named_columns(path, table, names) if is_header else table)
+    if is_numbered:
+        return _single(table[:, 1:] if names[0] == "" else table)
+    return _single(_named_columns(path, table, names) if is_named else table)
+
+
+def _are_column_numbers(names: list[str], below: list[str]) -> bool:
+    """Whether a first line only counts the columns, as pandas writes it, with a nameless index before them or without.
+
+    0 and 1 may be a sample, too: then the line ``below`` holds whole numbers as well.
+    """
+    counted = names[1:] if names[0] == "" else names
+    whole = all(re.fullmatch(r"\s*[+-]?\d+\s*", cell) for cell in below)
+    return len(counted) > 0 and counted == [str(number) for number in range(len(counted))] and not whole
 
 
 def _cells(line: str, separator: str | None) -> list[str]:

@@ -128,7 +128,7 @@ def _colour_notes(
         if colormap:
             notes.append(f"--colormap {colormap}: the images in {root} are not coloured; they are used as they are")
         return None, None
-    some = np.concatenate([image.reshape(-1, 3)[:: max(1, image.size // 60_000)] for image in coloured])[None]
+    some = _some_colours(coloured)
     best, error = best_colormap(some)
     likely = error < LIKELY_COLOURS
     if colormap is None:
@@ -144,10 +144,69 @@ def _colour_notes(
         return None, f"WARNING: colours lie {error:.1f} of 255 levels (RMS) from all known colour maps: {PICTURE}"
     given = invert_colormap(some, colormap)[1]
     notes.append(f"colours lie {given:.1f} of 255 levels (RMS) from the {colormap} curve")
-    if error < ODD_COLOURS * given and given > 5 and likely:
+    if _is_another(error, given):
         notes.append(f"WARNING: the images are rather coloured with {best} ({error:.1f} of 255): --colormap {best}")
         return best, None
     return colormap, f"WARNING: colours so far from {colormap}: {PICTURE}" if given > LIKELY_COLOURS else None
+
+
+def _is_another(error: float, given: float) -> bool:
+    """Whether colours ``error`` from the nearest map and ``given`` from the expected one are rather of the former."""
+    return error < ODD_COLOURS * given and given > 5 and error < LIKELY_COLOURS
+
+
+def _some_colours(images: Sequence[NDArray]) -> NDArray:
+    """Some of the pixels of images (H, W, 3) uint8, evenly chosen, as one image of one row."""
+    return np.concatenate([image.reshape(-1, 3)[:: max(1, image.size // 60_000)] for image in images])[None]
+
+
+def likely_colormap(images: Sequence[NDArray]) -> str | None:
+    """The colour map that images (H, W, 3) uint8 lie near, or None where they lie near none."""
+    name, error = best_colormap(_some_colours(images))
+    return name if error < LIKELY_COLOURS else None
+
+
+def other_colours(listing: Listing, real: Listing, colormap: str | None) -> str | None:
+    """A warning where pictures of ``listing`` are grey and ``real`` ones coloured, or the reverse, or of another map.
+
+    They would be read without a word, and no comparison would mean anything.
+
+    Args:
+        listing: what is to be compared with ``real``.
+        real: the data set.
+        colormap: that both are read through, or None.
+    """
+    mine, theirs = (_coloured(_probes(part)) for part in (listing, real))
+    where = f"WARNING: {listing.flag} {listing.root}: its images"
+    if mine is None or theirs is None:  # floats are told from pictures elsewhere
+        return None
+    remedy = "no figure means anything; give both in the same colours"
+    if not mine and not theirs:
+        return None
+    if not theirs:
+        return f"{where} are coloured, those of {real.root} grey: {remedy}"
+    if not mine:
+        if colormap:
+            remedy = f"right if they are the scale behind {colormap}, and else no figure means anything"
+        return f"{where} are grey, those of {real.root} coloured: {remedy}"
+    given = colormap or likely_colormap(theirs)
+    best, error = best_colormap(some := _some_colours(mine))
+    if given is None or not _is_another(error, invert_colormap(some, given)[1]):
+        return None
+    return (
+        f"{where} are coloured with {best} ({error:.1f} of 255 levels from it), those of {real.root} with {given}: "
+        f"{remedy}"
+    )
+
+
+def _coloured(probes: list[tuple[NDArray, str]]) -> list[NDArray] | None:
+    """Those of some pictures that are not grey, if most are not, else none of them; None for floats."""
+    if KINDS[_native_mode(probes)] == "float":
+        return None
+    found = [
+        array for array, mode in probes if mode == "RGB" and np.percentile(np.ptp(array, axis=-1), 99) > 2 * SAME_COLOUR
+    ]
+    return found if 2 * len(found) > len(probes) else []
 
 
 def _margin(probes: list[tuple[NDArray, str]], colormap: str | None) -> tuple[int, ...] | None:

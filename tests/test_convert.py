@@ -316,6 +316,16 @@ def test_images_of_a_killed_run_are_not_trusted(tmp_path: Path) -> None:
     assert len(table(out / "groups.csv")) == 2
 
 
+def test_a_radar_json_that_was_removed_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = save(tmp_path / "walk" / "one.npy", tone(100.0)), tmp_path / "out"
+    run(source, out, *QUICK)
+    radar = (out / "radar.json").read_text()
+    (out / "radar.json").unlink()
+    run(source, out, *QUICK)
+    assert "0 images written, 2 already there" in capsys.readouterr().out
+    assert (out / "radar.json").read_text() == radar
+
+
 def test_classes_are_gathered_into_one_folder_by_several_runs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(save(tmp_path / "a" / "one.npy", tone(100.0)), out, *QUICK, "--label", "walk")

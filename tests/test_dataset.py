@@ -613,6 +613,20 @@ def test_windows_of_one_recording_in_two_parts_are_warned_of(tmp_path):
     assert "12 of 12 held-out images seem to share columns" in warning
 
 
+def test_a_judge_is_warned_of_test_images_beside_validation_images_which_its_classifiers_learn(tmp_path):
+    data = overlapping_windows(tmp_path)
+    for number in range(7, 20):
+        (data / "a" / f"w{number}.png").unlink()
+    leak_warnings(data)  # writes the division, which is changed here
+    parts = {"train": range(20, 30), "val": (0, 2, 4, 6), "test": (1, 3, 5)}
+    saved = json.loads((data / "splits.json").read_text())
+    saved["parts"] = {part: [f"a/w{number}.png" for number in numbers] for part, numbers in parts.items()}
+    (data / "splits.json").write_text(json.dumps(saved))
+    assert leak_warnings(data) == [], "nothing that is trained on shows what they show"
+    (warning,) = leak_warnings(data, judging=True)
+    assert "3 of 3 held-out images seem to share columns" in warning
+
+
 def test_the_search_for_leaks_is_remembered_until_the_data_change(tmp_path, monkeypatch):
     data, run, searched = overlapping_windows(tmp_path / "data"), tmp_path / "run", []
     search = leaks.shared_columns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from evaluation.arms import ARMS, BASELINE, PRETRAINED_ARMS
 from evaluation.classical import RECIPES
 from evaluation.images import from_folder, shared_columns
 from evaluation.tables import gain_rows
+from radar.colormap import apply_colormap
 from radar.metadata import RadarMetadata
 from spectrograms.listing import list_images
 from spectrograms.splits import SplitOptions, find_splits
@@ -311,6 +313,47 @@ def test_of_one_class_accuracies_are_said_to_mean_nothing(folders, tmp_path):
     assert run(*flags, "--output_dir", tmp_path / "report") == 0
     (warning,) = json.loads((tmp_path / "report" / "report.json").read_text())["warnings"]
     assert "there is one class, <b>$x_$: a classifier has nothing to tell apart" in warning
+
+
+def to_three(grey: np.ndarray) -> np.ndarray:
+    return np.stack([grey] * 3, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("real", "synthetic", "colormap", "told"),
+    [
+        ("jet", "grey", (), r"images are grey, those of .*real_train coloured: no figure means anything"),
+        ("jet", "grey", ("--colormap", "jet"), "grey, those of .* coloured: right if they are the scale behind jet"),
+        ("grey", "jet", (), r"images are coloured, those of .*real_train grey: no figure means anything"),
+        (
+            "jet",
+            "viridis",
+            (),
+            r"are coloured with viridis \(.*\), those of .*real_train with jet: no figure means anything",
+        ),
+        ("jet", "viridis", ("--colormap", "jet"), r"are coloured with viridis \(.*\), those of .*real_train with jet"),
+        ("jet", "jet", (), None),
+        ("jet", "jet", ("--colormap", "jet"), None),
+        ("grey", "grey in colour", (), None),
+    ],
+)
+def test_images_in_other_colours_than_the_real_ones_are_warned_of(tmp_path, real, synthetic, colormap, told):
+    flags = []
+    for seed, (flag, form) in enumerate({"--real_train": real, "--real_test": real, "--synthetic": synthetic}.items()):
+        folder = make_images(tmp_path / flag.strip("-"), 4, form="jet" if form == "jet" else "grey", seed=seed)
+        colour = {"viridis": lambda grey: apply_colormap(grey / 255, "viridis"), "grey in colour": to_three}.get(form)
+        for path in folder.rglob("*.png") if colour else []:
+            Image.fromarray(colour(np.array(Image.open(path)))).save(path)
+        flags += [flag, folder]
+    assert run(*flags, *colormap, "--output_dir", tmp_path / "report") == 0
+    warnings = json.loads((tmp_path / "report" / "report.json").read_text())["warnings"]
+    warnings = [warning for warning in warnings if "coloured" in warning]
+    if told is None:
+        assert warnings == []
+    else:
+        (warning,) = warnings
+        assert warning.startswith(f"WARNING: --synthetic {tmp_path / 'synthetic'}: its images are ")
+        assert re.search(told, warning)
 
 
 def test_memory_that_runs_out_is_told_in_one_line(folders, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ import torch
 
 from evaluation.images import ImageSet
 from evaluation.physics import KinematicSieve, physics
+from evaluation.scalar import scalar_sets
 from evaluation.tables import physics_rows
+from radar.colormap import apply_colormap
+from radar.metadata import RadarMetadata
 
 CLASSES = ("fast", "slow")
+RADAR = RadarMetadata(24e9, 1e3, "hann", 64, 16, 64, 500.0, -500.0, 1.0, -40.0, 0.0)
 
 
 def gait(number: int, seed: int, labels: list[int] | None = None) -> ImageSet:
@@ -166,3 +171,38 @@ def test_the_sieve_passes_new_measurements_and_refuses_what_moves_otherwise(real
     reasons = sieve(fresh.images.flip(2), fresh.labels)
     assert None not in reasons
     assert {"torso", "symmetry", "upper envelope"} & set(reasons)
+
+
+def in_jet(images: ImageSet) -> ImageSet:
+    maps = ((images.images[:, 0] + 1) / 2).numpy()
+    pixels = torch.from_numpy(np.stack([apply_colormap(one, "jet") for one in maps]))
+    return replace(images, images=pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
+@pytest.mark.parametrize("radar", [None, RADAR, replace(RADAR, colormap="jet")])
+def test_what_is_read_off_colours_is_what_stands_behind_them(radar):
+    parts = [gait(40, 0), gait(20, 1), gait(20, 2)]
+    colours = [in_jet(part) for part in parts]
+    maps, found_radar, words = scalar_sets(colours, radar)
+    assert found_radar is radar and words == "Read off what stands behind the colours of jet."
+    for part, found in zip(parts, maps, strict=True):
+        assert float((part.images - found.images).abs().max()) < 0.02
+    swing, in_scalar, by_brightness = (
+        physics(*sets, CLASSES, None)["overall"]["torso_swing"]["real"] for sets in (parts, maps, colours)
+    )
+    assert in_scalar == pytest.approx(swing, rel=0.05)
+    assert by_brightness > 1.5 * swing, "the brightest colours of jet stand beside the torso line"
+
+
+def test_one_channel_stays_as_it_is_and_grey_in_three_becomes_one():
+    images = gait(8, 0)
+    assert scalar_sets([images], RADAR) == ([images], RADAR, None)
+    (found,), radar, words = scalar_sets([replace(images, images=images.images.expand(-1, 3, -1, -1))], RADAR)
+    torch.testing.assert_close(found.images, images.images)
+    assert radar is RADAR and words is None
+
+
+def test_colours_of_no_map_have_no_unit():
+    noise = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    (found,), radar, words = scalar_sets([replace(gait(8, 0), images=noise)], RADAR)
+    assert found.images is noise and radar is None and "has no unit" in words

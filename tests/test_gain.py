@@ -19,7 +19,7 @@ from evaluation.arms import ARMS, BASELINE, PRETRAINED_ARMS, Case
 from evaluation.classical import RECIPES, Classical
 from evaluation.classifier import batches_of, build_classifier, train_classifier
 from evaluation.gain import Judge, Study
-from evaluation.images import halves
+from evaluation.images import ImageSet, halves
 from evaluation.intervals import mean_and_interval
 from evaluation.points import check_points
 from evaluation.verdict import headline
@@ -107,6 +107,18 @@ def test_the_share_of_synthetic_images_is_that_of_their_number_or_the_one_asked_
     assert share is None or len(set(shares)) == 1
     alone, _ = batches_of(None, synthetic, 2, 64, None, share)(generator)
     assert float(alone.mean()) == 1.0
+
+
+def test_a_share_does_not_show_the_classes_with_samples_more_often():
+    """Of three classes one has real images alone, one samples alone, and one both."""
+    real, synthetic = (
+        ImageSet(torch.full((30, 1, 8, 8), value), torch.arange(30) % 2 + kind, [])
+        for kind, value in ((0, 0.0), (1, 1.0))
+    )
+    images, targets = batches_of(real, synthetic, 3, 6000, None, 0.25)(torch.Generator().manual_seed(0))
+    assert targets.mean(0).tolist() == pytest.approx([1 / 3] * 3, abs=0.02)
+    samples = [float(images[targets[:, label] == 1].mean()) for label in range(3)]
+    assert samples == pytest.approx([0.0, 0.25, 1.0], abs=0.03)
 
 
 @pytest.mark.parametrize(("classical_on", "expected"), [("real", 0.25), ("all", 1.0)])
@@ -326,6 +338,8 @@ def test_the_users_own_classifier_is_used_and_a_bad_one_named(tmp_path):
         "        return self.fc(images.mean(dim=(2, 3)))\n"
         "def broken(channels, classes):\n"
         "    raise ValueError('no such thing')\n"
+        "def of_ten(channels, classes):\n"
+        "    return Mine(channels, 10)\n"
         "def headless(channels, classes):\n"
         "    return torch.nn.Identity()\n"
     )
@@ -335,12 +349,15 @@ def test_the_users_own_classifier_is_used_and_a_bad_one_named(tmp_path):
             build_classifier(f"{path}:{function}", 1, 3)
     with pytest.raises(UserError, match="no such file"):
         build_classifier(f"{tmp_path / 'other.py'}:Mine", 1, 3)
+    batch = batches_of(image_set(6, 0), None, 2, 4, None)
+    with pytest.raises(UserError, match=r"of_ten: gives \(4, 10\) for 4 images of 2 classes"):
+        train_classifier(f"{path}:of_ten", 2, batch, 1, 0, CPU, lambda: None)
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("googlenet", r"gives GoogLeNetOutputs and not one score a class"),
+        ("googlenet", r"gives GoogLeNetOutputs for 4 images of 2 classes and not one score a class"),
         ("r3d_18", r"takes no images"),
         ("inception_v3", r"cannot take images of 1x16x16 \("),
     ],

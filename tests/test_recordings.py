@@ -83,6 +83,16 @@ WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], object]]] = {
         "csv",
         lambda path, iq: path.write_text("".join(f"{z.real:g} {'+-'[int(z.imag < 0)]} {abs(z.imag):g}i\n" for z in iq)),
     ),
+    "csv of pandas": ("csv", lambda path, iq: save_text(path, two_columns(iq), "0,1")),
+    "csv of pandas, one column": ("csv", lambda path, iq: path.write_text("0\n" + "".join(f"{z}\n" for z in iq))),
+    "csv of pandas, with its index": (
+        "csv",
+        lambda path, iq: path.write_text(",0,1\n" + "".join(f"{n},{z.real},{z.imag}\n" for n, z in enumerate(iq))),
+    ),
+    "csv of whole numbers": (
+        "csv",
+        lambda path, iq: path.write_text("".join(f"{z.real:.0f},{z.imag:.0f}\n" for z in iq)),
+    ),
     "csv of NumPy's complex numbers": ("csv", lambda path, iq: np.savetxt(path, iq)),
 }
 

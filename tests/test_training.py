@@ -31,6 +31,7 @@ from training.arguments import run_script
 from training.loop import TrainingLoop
 from training.order import EpochOrder
 from training.run_view import view
+from training.schedule import moving_average
 from vqvae.vqgan_trainer import VQGANTask
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +135,16 @@ def test_latent_statistics_are_those_of_the_training_latents(trained):
         values = latents[:, channel]
         assert payload["latent_statistics"]["mean"][channel] == pytest.approx(float(values.mean()), abs=1e-4)
         assert payload["latent_statistics"]["std"][channel] == pytest.approx(float(values.std()), rel=1e-3)
+
+
+def test_averages_read_on_a_cpu_go_back_to_where_the_weights_are():
+    """Else a run on a GPU could not be gone on with; a device without memory stands for one here."""
+    state = moving_average(torch.nn.Linear(3, 2), 0.9).state_dict()
+    module = torch.nn.Linear(3, 2, device="meta")
+    average = moving_average(module, 0.9)
+    average.load_state_dict(state)
+    assert {tensor.device.type for tensor in average.shadow_params} == {"meta"}
+    average.step(module.parameters())
 
 
 STOPS = st.dictionaries(st.integers(1, 9), st.sampled_from(["SIGTERM", "SIGINT", "SIGUSR1", "crash"]), max_size=3)

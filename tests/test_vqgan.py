@@ -407,3 +407,18 @@ def test_the_penalty_is_computed_in_float32_whatever_the_networks_are(trained, t
     assert len(pairs) > 3
     for ours, plain in pairs:
         assert ours == pytest.approx(plain, rel=1e-6)
+
+
+def test_gradients_through_half_precision_are_not_lost():
+    """The mean over a batch of 256x256 images makes them too small for it, as those of LPIPS are."""
+    seen = torch.randn(2**12, dtype=torch.float64).requires_grad_(True)
+    weight = torch.linspace(0.5, 1.0, 2**12, dtype=torch.float64)
+
+    def terms() -> dict[str, torch.Tensor]:
+        halves = (seen * weight).half() * 2.0**-14
+        return {"lpips": halves.float().mean(), "l1": 0 * seen.float().mean()}
+
+    exact = weight * 2.0**-14 / 2**12
+    assert not vqgan_trainer.gradient_at(seen, terms()).any(), "else there would be nothing to mend"
+    found = vqgan_trainer.gradient_at(seen, terms(), vqgan_trainer.HALF_SCALE)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=0)

@@ -78,5 +78,10 @@ def test_another_form_is_refused_with_the_flags_that_make_it(trained, tmp_path):
         run_vqgan(trained.data, tmp_path / "a", "--block_out_channels", "32", "32", "--init_from", trained.vqgan)
     with pytest.raises(UserError, match=r"--init_from .*: its .* is .* both need the same latent channels, widths"):
         run_ldm(trained.data, trained.vqgan, tmp_path / "b", "--unet_channels", "32", "64", "--init_from", trained.ldm)
+    other = ("--norm_num_groups", "8", "--padding_mode", "zeros", "--init_from", trained.vqgan)
+    with pytest.raises(UserError, match=r"network is another: give --norm_num_groups 16 --padding_mode partial, as it"):
+        run_vqgan(trained.data, tmp_path / "d", *other)
+    with pytest.raises(UserError, match=r"network is another: give --norm_num_groups \d+, as it was trained with"):
+        run_ldm(trained.data, trained.vqgan, tmp_path / "e", "--norm_num_groups", "32", "--init_from", trained.ldm)
     with pytest.raises(UserError, match="expected a vqgan checkpoint, found a ldm one"):
         run_vqgan(trained.data, tmp_path / "c", "--init_from", trained.ldm)

@@ -262,7 +262,7 @@ class TrainingLoop:
         try:
             if last or (epoch + 1) % self.options.validation_epochs == 0:
                 self._validate(epoch, bar)
-            if epoch + 1 == math.ceil(self.task.guide_at * self.options.epochs):
+            if epoch + 1 == math.ceil(round(self.task.guide_at * self.options.epochs, 6)):
                 self._write_checkpoint("guide", epoch + 1)
             due = last or (epoch + 1) % self.options.save_epochs == 0
             if due:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from diffusers.training_utils import EMAModel
 from torch import nn
@@ -35,12 +36,21 @@ def rate_factor(kind: str, warmup_steps: int, total_steps: int) -> Callable[[int
     return factor
 
 
-def moving_average(module: nn.Module, decay: float) -> EMAModel:
-    """diffusers' EMA over a module's parameters, its decay ramping up as (1 + t) / (10 + t) to ``decay``.
+class MovingAverage(EMAModel):
+    """diffusers' EMA, which a state brings back to the device where it was, as it does a module and an optimiser."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        device = self.shadow_params[0].device
+        super().load_state_dict(state_dict)  # itself it leaves the averages where the state was read to
+        self.to(device)
+
+
+def moving_average(module: nn.Module, decay: float) -> MovingAverage:
+    """Average a module's parameters, with a decay that ramps up as (1 + t) / (10 + t) to ``decay``.
 
     It averages parameters alone; buffers are the module's own.
     """
-    return EMAModel(module.parameters(), decay=decay, foreach=True)
+    return MovingAverage(module.parameters(), decay=decay, foreach=True)
 
 
 class AveragedWeights:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,23 @@ def take_weights(module: nn.Module, weights: dict[str, Tensor], source: Path, fl
                 f"same {flags}"
             )
     module.load_state_dict({**own, **weights})
+
+
+def refuse_another_network(source: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], *flags: str) -> None:
+    """Refuse weights of a network that does something else with them, though they have the same shapes.
+
+    Args:
+        source: the file they come from.
+        theirs, ours: settings of its network and of the new one.
+        flags: those settings that no shape shows, by the names of their flags.
+
+    Raises:
+        UserError: naming the values to give.
+    """
+    if wanted := [f"--{name} {theirs[name]}" for name in flags if theirs[name] != ours[name]]:
+        raise UserError(
+            f"--init_from {source}: its network is another: give {' '.join(wanted)}, as it was trained with"
+        )
 
 
 def fitted_inputs(weight: Tensor, known: Sequence[int], wanted: Sequence[int]) -> Tensor:

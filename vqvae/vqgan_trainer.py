@@ -6,6 +6,7 @@ Legend: B batch, (C, H, W) image in [-1, 1], D latent channels.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,22 @@ class VQGANOptions:
     compile: bool = False
 
 
+HALF_SCALE = 2.0**10  # LPIPS' gradients are a millionth and less, where fp16 begins to know of them
 RESTART_EVERY = 10  # steps between looks for idle codes, on steps that are logged by default
 RARE = 0.1  # of an even share of the training latents: a code that serves fewer was hardly learned, and is dropped
 SHOWN = 8  # held-out images in a picture
 MOST_ENCODED, ENCODED_PIXELS = 128, 2**19  # held-out images behind the pictures of latents
 SETTLE = 0.8  # fraction of the run after which codes are no longer moved by restarts
+
+
+def gradient_at(seen: Tensor, terms: Mapping[str, Tensor], scale: float = 1.0) -> Tensor:
+    """The gradient of the sum of ``terms`` at ``seen``, of its shape.
+
+    It is taken ``scale`` times as large: on its way through activations of 16 bit it would be nothing otherwise, and
+    the loss scaler does not see it.
+    """
+    (scaled,) = torch.autograd.grad(scale * torch.stack(list(terms.values())).sum(), seen)
+    return scaled / scale
 
 
 class VQGANTask(SavedParts):
@@ -252,7 +264,7 @@ class VQGANTask(SavedParts):
             # begins.
             seen = output.sample.detach().float().requires_grad_(True)
             terms = self._reconstruction_terms(seen, targets)
-            (pull,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), seen)
+            pull = gradient_at(seen, terms, HALF_SCALE if self.accelerator.mixed_precision == "fp16" else 1.0)
             terms["commitment"] = self.options.vq_embed_loss_weight * output.commitment_loss.float()
             if step >= self.critic_start:
                 terms["adversarial"], push = self._adversarial_term(seen, pull, output.sample, step)
