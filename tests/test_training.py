@@ -28,6 +28,7 @@ from ldm.ldm_trainer import LDMTask
 from radar.export import write_whole
 from training import checkpoint, files
 from training.arguments import run_script
+from training.folder_lock import FolderLock
 from training.loop import TrainingLoop
 from training.order import EpochOrder
 from training.run_view import view
@@ -362,6 +363,11 @@ def test_a_refused_run_divides_nothing_anew(trained, tmp_path):
         run_vqgan(data, folder, "--epochs", "2", "--validation_epochs", "9", "--resplit", "--split_seed", "7")
     with pytest.raises(UserError, match="holds a run of the other stage"):
         run_ldm(data, trained.vqgan, folder, "--resplit", "--split_seed", "7")
+    anew = ("--restart", "--resplit", "--split_seed", "7")
+    with pytest.raises(UserError, match="--restart would delete it"):
+        run_vqgan(data, folder, *anew, "--init_from", folder / "vqgan_epoch_1.pt")
+    with FolderLock(folder), pytest.raises(UserError, match="another run is writing there"):
+        run_vqgan(data, folder, *anew)
     assert (data / "splits.json").read_bytes() == before
     assert run_vqgan(data, folder, "--epochs", "2", "--validation_epochs", "9") == 0
 

@@ -94,12 +94,23 @@ class RunFolder:
         """Write ``arguments.json``."""
         files.save_json(arguments, self.path / "arguments.json")
 
-    def clear(self, stage: str, needed: dict[str, Path]) -> None:
-        """Forget an earlier run of ``stage``: its states, metrics, pictures and tracker, its inference checkpoints too.
+    def check_needed(self, stage: str, needed: dict[str, Path]) -> None:
+        """Refuse to forget a run of which a file is needed.
 
         Raises:
-            UserError: a file that a flag of ``needed`` names is among them; nothing was deleted.
+            UserError: ``clear`` would delete a file that a flag of ``needed`` names.
         """
+        places = {path.resolve() for path in self._of_run(stage)}
+        for flag, file in needed.items():
+            if file.resolve() in places:
+                raise UserError(f"--{flag} {file}: --restart would delete it; choose another --output_dir")
+
+    def clear(self, stage: str) -> None:
+        """Forget an earlier run of ``stage``: its states, metrics, pictures, tracker and inference checkpoints."""
+        for path in self._of_run(stage):
+            path.unlink()
+
+    def _of_run(self, stage: str) -> list[Path]:
         patterns = (
             "state_last.pt",
             f"{stage}_best.pt",
@@ -114,13 +125,7 @@ class RunFolder:
             "tensorboard/events.out.tfevents.*",
         )
         numbered = [*self._numbered("state_step_*.pt"), *self._numbered(f"{stage}_epoch_*.pt")]
-        doomed = numbered + [path for pattern in patterns for path in self.path.glob(pattern)]
-        places = {path.resolve() for path in doomed}
-        for flag, file in needed.items():
-            if file.resolve() in places:
-                raise UserError(f"--{flag} {file}: --restart would delete it; choose another --output_dir")
-        for path in doomed:
-            path.unlink()
+        return numbered + [path for pattern in patterns for path in self.path.glob(pattern)]
 
     def log(self, values: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from training.arguments import count, integer, output_dir, positive_int
@@ -157,15 +158,28 @@ def refuse_another_run(args: argparse.Namespace) -> None:
     among those that the next one trains on.
 
     Raises:
-        UserError: it holds a run of the other stage, or with other settings.
+        UserError: it holds a run of the other stage, one with other settings or one that is training, or what this one
+            begins with and ``--restart`` would delete.
     """
+    from training import processes
+    from training.folder_lock import FolderLock
     from training.run_folder import RunFolder
     from training.run_view import stage_of
 
-    folder = RunFolder(args.output_dir)
-    folder.check_stage(stage_of(vars(args)))
-    if not args.restart:
+    folder, stage = RunFolder(args.output_dir), stage_of(vars(args))
+    folder.check_stage(stage)
+    if args.restart:
+        folder.check_needed(stage, _needed(args))
+    else:
         folder.check_same_run(plain(args), MAY_CHANGE, BEFORE_FLAGS)
+    if folder.path.is_dir() and not args.dry_run and processes.is_first():
+        FolderLock(folder.path).release()
+
+
+def _needed(args: argparse.Namespace) -> dict[str, Path]:
+    """Files that a run begins with, by the names of their flags."""
+    given = {name: getattr(args, name, None) for name in ("init_from", "vqgan_path")}
+    return {name: path for name, path in given.items() if path is not None}
 
 
 @contextmanager
@@ -189,8 +203,8 @@ def held_run_folder(args: argparse.Namespace) -> Iterator[Any]:
             stage = stage_of(vars(args))
             folder.check_stage(stage)
             if args.restart:
-                needed = {name: getattr(args, name, None) for name in ("init_from", "vqgan_path")}
-                folder.clear(stage, {name: path for name, path in needed.items() if path is not None})
+                folder.check_needed(stage, _needed(args))
+                folder.clear(stage)
             folder.check_same_run(plain(args), MAY_CHANGE, BEFORE_FLAGS)
             folder.keep_arguments(plain(args))
         processes.wait()
