@@ -40,6 +40,7 @@ from training import processes
 from training.compilation import compile_for_training, compiled
 from training.failures import check_finite, check_gradient, scale_of
 from training.material import Material
+from training.norm_formats import keep_formats
 from training.order import EpochOrder, mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average
 from training.task import SavedParts, mean_of
@@ -141,18 +142,20 @@ class LDMTask(SavedParts):
         self.decisive = "loss" if len(cached.val) else None
         self.guide_at = options.guide_at
         self.raw_unet = unet.to(accelerator.device)
+        if accelerator.mixed_precision != "no" and accelerator.device.type == "cuda":
+            keep_formats(unet)
         if options.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         self._compiled = options.compile and compile_for_training([unet], accelerator.device)
         optimizer = torch.optim.AdamW(
             unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay, fused=True
         )
-        self.optimizer = accelerator.prepare(optimizer)
         self.unet = processes.data_parallel(self.raw_unet)
         self.average = moving_average(self.raw_unet, options.ema_decay)
-        self.schedule = learning_rate_schedule(
-            self.optimizer.optimizer, options.lr_schedule, int(options.warmup * total_steps), total_steps
-        )
+        warmup = int(options.warmup * total_steps)
+        self.schedule = learning_rate_schedule(optimizer, options.lr_schedule, warmup, total_steps)
+        # Last: a schedule that comes after it takes the scaled steps of fp16 for none, and warns.
+        self.optimizer = accelerator.prepare(optimizer)
         self.noise_shift = options.noise_shift or noise_shift_for(self.latent_size)
         self.noise_schedule = noise_schedule(self.noise_shift)
         self._figures: dict[str, float] = {}

@@ -28,11 +28,14 @@ from ldm.ldm_trainer import LDMTask
 from radar.export import write_whole
 from training import checkpoint, files
 from training.arguments import run_script
+from training.failures import is_out_of_memory
 from training.folder_lock import FolderLock
 from training.loop import TrainingLoop
 from training.order import EpochOrder
 from training.run_view import view
 from training.schedule import moving_average
+from training.setup import _has_bf16
+from training.task import SavedParts
 from vqvae.vqgan_trainer import VQGANTask
 
 ROOT = Path(__file__).parents[1]
@@ -747,6 +750,49 @@ def test_fp16_overflow_is_left_to_the_scaler_until_its_scale_is_gone():
     for scaler in (None, Scaler(0.5)):
         with pytest.raises(NonFiniteError, match="gradient_norm is inf"):
             check_gradient(infinite, scaler)
+
+
+def test_a_step_is_skipped_before_the_fp16_scaler_was_ever_used():
+    """Its scale comes with its first use, and again in a resumed run: a loss that is no number may come before."""
+
+    class Task(SavedParts):
+        accelerator = SimpleNamespace(scaler=torch.amp.GradScaler("cpu", init_scale=256.0), device="cpu")
+
+        def parts(self):
+            return {}
+
+    task = Task()
+    task.drop_gradients()
+    state = task.state_dict()
+    assert state["scaler"]["scale"] == 256.0
+    Task.accelerator = SimpleNamespace(scaler=torch.amp.GradScaler("cpu"), device="cpu")
+    resumed = Task()
+    resumed.load_state_dict(state)
+    resumed.drop_gradients()
+    assert resumed.accelerator.scaler.get_scale() == 256.0
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_that_runs_out_is_known_on_every_device(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_card_without_bf16_is_known(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
+        assert _has_bf16(cpu=False) is there
 
 
 class Bomb:

@@ -40,6 +40,12 @@ def scale_of(scaler: torch.amp.GradScaler | None) -> dict[str, Tensor]:
     return {} if scaler is None else {"fp16_scale": torch.tensor(scaler.get_scale())}
 
 
+# For a CPU's memory, Apple's, and what CUDA's libraries ask for themselves, torch has no class of its own.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "Invalid buffer size")
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU's or the CPU's memory ran out; for the latter torch has no class of its own."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """Whether a GPU's or the CPU's memory ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -58,5 +58,5 @@ class Health:
             return []
         return [
             f"fp16 overflows: the gradients' scale fell in {OVERFLOWS} logged lines one after the other, to "
-            f"{scale:.3g}. Try --mixed_precision bf16, or a lower --lr"
+            f"{scale:.3g}. Try a lower --lr, or --mixed_precision no (on cards from RTX 30 on bf16)"
         ]

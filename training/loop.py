@@ -284,8 +284,9 @@ class TrainingLoop:
     def _out_of_memory(self, when: str, error: Exception) -> UserError:
         return UserError(
             f"{when}: out of memory ({error}). --gradient_accumulation_steps N needs memory for an "
-            f"N-th of the batch alone, and this run goes on with it; the last good state is {self._last_state()}. "
-            "Or begin anew with a smaller --batch_size or --image_size, narrower networks, --mixed_precision bf16"
+            "N-th of the batch alone, --gradient_checkpointing less for each image, and this run goes on with them; "
+            f"the last good state is {self._last_state()}. Or begin anew with a smaller --batch_size or --image_size, "
+            "narrower networks, --mixed_precision fp16 (on a GPU) or bf16"
         )
 
     def _skip(self, error: NonFiniteError, bar: tqdm) -> None:

@@ -80,8 +80,10 @@ class SavedParts(ABC):
         for part in self.parts().values():
             if isinstance(part, torch.optim.Optimizer):
                 part.zero_grad(set_to_none=True)
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.update(self.accelerator.scaler.get_scale())  # it had taken note of the gradients
+        if (scaler := self.accelerator.scaler) is not None:
+            # It has no scale before its first use, at a resumed run's first step say.
+            scaler.scale(torch.zeros((), device=self.accelerator.device))
+            scaler.update(scaler.get_scale())  # it had taken note of the gradients
 
     def _saved(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler

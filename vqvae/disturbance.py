@@ -32,18 +32,24 @@ class Disturbance:
         if self.noise is not None:
             deviation = _deviation(latents.detach().float())
             latents = latents + (deviation * self.noise.to(latents.device)).to(latents.dtype)
-        return latents if self.size is None else adaptive_avg_pool2d(latents, self.size)
+        return latents if self.size is None else _averaged(latents, self.size)
 
     def target(self, images: Tensor, factor: int) -> Tensor:
         """What the decoder should make of them. (B, C, H, W) -> (B, C, factor * rows, factor * columns)."""
         if self.size is None:
             return images
-        return adaptive_avg_pool2d(images, (factor * self.size[0], factor * self.size[1]))
+        return _averaged(images, (factor * self.size[0], factor * self.size[1]))
 
     def parts(self, number: int) -> list[Disturbance]:
         """The same for each of ``number`` equal parts of the batch."""
         noise = [None] * number if self.noise is None else self.noise.chunk(number)
         return [Disturbance(part, self.size) for part in noise]
+
+
+def _averaged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) -> (B, C, *size); by the CPU for Apple's GPUs, on which some torch takes whole factors alone."""
+    there = maps.cpu() if maps.device.type == "mps" else maps
+    return adaptive_avg_pool2d(there, size).to(maps.device)
 
 
 def disturbance_of_step(

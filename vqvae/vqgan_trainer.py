@@ -26,6 +26,7 @@ from training.compilation import compile_for_training, compiled
 from training.failures import check_finite, check_gradient, scale_of
 from training.loader import Batches
 from training.material import Material
+from training.norm_formats import keep_formats
 from training.order import mix_seed
 from training.schedule import AveragedWeights, learning_rate_schedule, moving_average, rate_factor
 from training.task import SavedParts, mean_of
@@ -159,6 +160,8 @@ class VQGANTask(SavedParts):
         self.seed = seed
         self.lpips = lpips.to(accelerator.device) if lpips is not None else None
         self.raw_model, self.raw_critic = model.to(accelerator.device), critic.to(accelerator.device)
+        if accelerator.mixed_precision != "no" and accelerator.device.type == "cuda":
+            keep_formats(model, critic)
         if options.gradient_checkpointing:
             model.enable_gradient_checkpointing()
         # The critic's penalty is differentiated twice, and the last layer's gradient is asked for by itself
@@ -176,13 +179,14 @@ class VQGANTask(SavedParts):
         critic_optimizer = torch.optim.AdamW(
             critic.parameters(), lr=options.disc_lr, betas=(0.0, 0.9), weight_decay=0.0, fused=True
         )
-        self.optimizer, self.critic_optimizer = accelerator.prepare(optimizer, critic_optimizer)
         self.model, self.critic = processes.data_parallel(self.raw_model), processes.data_parallel(self.raw_critic)
         self.average = moving_average(self.raw_model, options.ema_decay)
         self._critic_began = total_steps
         warmup = int(options.warmup * total_steps)
-        self.schedule = learning_rate_schedule(self.optimizer.optimizer, options.lr_schedule, warmup, total_steps)
-        self.critic_schedule = learning_rate_schedule(self.critic_optimizer.optimizer, *self._critic_rate())
+        self.schedule = learning_rate_schedule(optimizer, options.lr_schedule, warmup, total_steps)
+        self.critic_schedule = learning_rate_schedule(critic_optimizer, *self._critic_rate())
+        # Last: a schedule that comes after it takes the scaled steps of fp16 for none, and warns.
+        self.optimizer, self.critic_optimizer = accelerator.prepare(optimizer, critic_optimizer)
         tokens = len(train.items) * calibration.shape[-2] * calibration.shape[-1] // self.raw_model.factor**2
         self.live = live_codes(self.raw_model.config.num_vq_embeddings, tokens)
 
