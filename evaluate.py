@@ -56,7 +56,7 @@ def build_parser() -> Parser:
         type=fraction,
         default=None,
         metavar="SHARE",
-        help="of every batch, where there are real images too; none: as if their files lay in one folder",
+        help="of every batch, where a class has real images too; none: as if their files lay in one folder",
     )
     parser.add_argument(
         "--classical_on",

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ldm.conditions import PLANES
 from ldm.diffusion import DOPPLER_PLANES, build_unet
 from training.arguments import positive_int, run_script
 from training.norm_formats import keep_formats
@@ -46,6 +47,7 @@ def cudas_autocast(dtype: torch.dtype | None) -> Iterator[None]:
     finally:
         torch.set_autocast_enabled("cuda", False)
         torch.set_autocast_dtype("cuda", before)
+        torch.clear_autocast_cache()
 
 
 def kept(network: nn.Module, compute: Callable[[], object]) -> tuple[int, int]:
@@ -81,8 +83,8 @@ def stage_2(args: argparse.Namespace, dtype: torch.dtype | None, formats_kept: b
     side = args.image_size // 2 ** (len(WIDTHS) - 1)
     with torch.device("cuda"):
         groups = fitting_groups(UNET_WIDTHS)
-        unet = build_unet(LATENTS, (side, side), 10, UNET_WIDTHS, 2, 0, 0.0, groups, DOPPLER_PLANES)
-        latents = torch.zeros(args.batch_size, LATENTS + DOPPLER_PLANES, side, side)
+        unet = build_unet(LATENTS, (side, side), 10, UNET_WIDTHS, 2, 0, 0.0, groups, DOPPLER_PLANES, False, PLANES)
+        latents = torch.zeros(args.batch_size, LATENTS + DOPPLER_PLANES + PLANES, side, side)
         steps = labels = torch.zeros(args.batch_size, dtype=torch.int64)
     if formats_kept:
         keep_formats(unet)

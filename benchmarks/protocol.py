@@ -254,7 +254,7 @@ def measure() -> int:
         help="further flags of sample.py; as many images as real ones if none",
     )
     parser.add_argument(
-        "--evaluate", default="--classifier small --synthetic_share 0.25 --seeds 3", help="further flags of evaluate.py"
+        "--evaluate", default="--classifier small --synthetic_share 0.25 --seeds 8", help="further flags of evaluate.py"
     )
     args = parser.parse_args()
     vqvae, ldm = (DEMO_VQVAE, DEMO_LDM) if args.init_from else (VQVAE, LDM)

@@ -299,7 +299,8 @@ class Study:
             used += [images["pretraining"], str(PRETRAINING_STEPS), PRETRAINING_RECIPE]
         if arm.real and arm.synthetic and self.judge.synthetic_share is not None:
             used.append(str(self.judge.synthetic_share))
-            if not of_the_same_classes(self.real, self.synthetic):
+            real = self.real_of(case)
+            if not of_the_same_classes(real, self.synthetic_of(case, real)):
                 used.append("of the classes that have both")
         if arm.real and arm.synthetic and arm.classical and self.judge.classical_on != "all":
             used.append(f"classical on {self.judge.classical_on}")

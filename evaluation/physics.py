@@ -15,6 +15,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from evaluation.images import ImageSet
+from evaluation.scalar import map_behind, scalar_of
 from radar.kinematics import Axes, axes_of, measure, units_of
 from radar.metadata import RadarMetadata
 
@@ -26,9 +27,10 @@ GREY_LEVEL = 1 / 255  # of the value range: what the files resolve; a smaller fl
 
 
 def kinematics(images: Tensor, radar: RadarMetadata | None, measured_rows: int | None = None) -> dict[str, Array]:
-    """Every figure of ``radar.kinematics.measure`` for every image, each (N,); colours count by their brightness.
+    """Every figure of ``radar.kinematics.measure`` for every image, each (N,).
 
-    (N, C, H, W) in [-1, 1]; ``measured_rows`` are those of the images that ``radar`` describes, None for H.
+    (N, C, H, W) in [-1, 1], scalar maps (see ``evaluation.scalar``), for colours would count by their brightness;
+    ``measured_rows`` are those of the images that ``radar`` describes, None for H.
     """
     maps = ((images + 1) / 2).mean(dim=1).numpy()
     return measure(maps, axes_of(*maps.shape[1:], radar, measured_rows))
@@ -221,12 +223,16 @@ class KinematicSieve:
 
     def __init__(self, training: Tensor, labels: Tensor) -> None:
         resolution = resolutions(axes_of(*training.shape[-2:], None))
-        self._usual = fences(kinematics(training, None), labels.numpy(), resolution)
+        self._colormap = map_behind(training)
+        self._usual = fences(self._kinematics(training), labels.numpy(), resolution)
 
     def __call__(self, images: Tensor, labels: Tensor) -> list[str | None]:
         """The figure farthest outside what is usual, or None. (B, C, h, w) in [-1, 1] at the training's size, (B,)."""
-        outside = farthest_outside(self._usual, kinematics(images, None), labels.numpy())
+        outside = farthest_outside(self._usual, self._kinematics(images), labels.numpy())
         return [outside[index][0].replace("_", " ") if index in outside else None for index in range(len(images))]
+
+    def _kinematics(self, images: Tensor) -> dict[str, Array]:
+        return kinematics(scalar_of(images, self._colormap), None)
 
 
 def _outliers(

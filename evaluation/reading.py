@@ -41,6 +41,8 @@ def read_sets(
         drawn = list_folder(args.synthetic, 1, "--synthetic", args.skip_unreadable, notes)
         notes += filter(None, [other_colours(drawn, learned, contract.colormap)])
         first = _to_pretrain_on(args, contract, notes) if args.pretrain_on else None
+        if first and contract.channels == 3:  # one channel is the scalar, whatever it was drawn in
+            notes += filter(None, [other_colours(first[0], learned, None)])
         if len(contract.classes) < 2:
             notes.append(
                 f"WARNING: there is one class, {contract.classes[0]}: a classifier has nothing to tell apart, and what "

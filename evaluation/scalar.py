@@ -24,33 +24,45 @@ def scalar_sets(
 ) -> tuple[list[ImageSet], RadarMetadata | None, str | None]:
     """Sets of images as scalar maps, where that can be had.
 
-    In jet the loudest pixel is dark red: by the brightness of its colours a torso line would run along its flank.
-
     Args:
         parts: images (N, C, H, W) in [-1, 1] each, the real ones first: their colours decide for all.
-        radar: names the colour map, where it does; else the map that the colours lie near.
+        radar: what is known of them, or None.
 
     Returns:
         the sets with one channel, ``radar``, and None, where one channel is what they have, or all that their three
-        say; with the scalar behind the colours, ``radar``, and words on it; or as they are, no radar, for brightness
-        has no unit, and words on that.
+        say; with the scalar behind the colours, ``radar``, and words on it; or with the brightness of colours of no
+        known map, no radar, for that has no unit, and words on that.
     """
     images = parts[0].images
     if images.shape[1] == 1:
         return list(parts), radar, None
-    named = radar.colormap if radar is not None else None
-    colormap = named if named in NAMES and named != "gray" else likely_colormap(_pixels(images))
+    colormap = map_behind(images, radar)
+    found = [replace(part, images=scalar_of(part.images, colormap)) for part in parts]
     if colormap is None:
         words = "The colours are of no known map, so that all is read off their brightness, which has no unit."
-        return list(parts), None, words
-    if colormap == "gray":
-        return [replace(part, images=part.images.mean(1, keepdim=True)) for part in parts], radar, None
-    found = [replace(part, images=_behind(part.images, colormap)) for part in parts]
-    return found, radar, f"Read off what stands behind the colours of {colormap}."
+        return found, None, words
+    return found, radar, None if colormap == "gray" else f"Read off what stands behind the colours of {colormap}."
 
 
-def _behind(images: Tensor, colormap: str) -> Tensor:
-    """(N, 3, H, W) in [-1, 1] -> (N, 1, H, W) in [-1, 1]."""
+def map_behind(images: Tensor, radar: RadarMetadata | None = None) -> str | None:
+    """The colour map of images (N, C, H, W) in [-1, 1], ``"gray"`` for grey ones; None where it is none of the known.
+
+    That which ``radar`` names, else the one that the colours lie near.
+    """
+    if images.shape[1] == 1:
+        return "gray"
+    named = radar.colormap if radar is not None else None
+    return named if named in NAMES and named != "gray" else likely_colormap(_pixels(images))
+
+
+def scalar_of(images: Tensor, colormap: str | None) -> Tensor:
+    """What stands behind the colours of ``colormap``, the brightness where that is grey or None.
+
+    In jet the loudest pixel is dark red: by the brightness of its colours a torso line would run along its flank.
+    (N, C, H, W) in [-1, 1] -> (N, 1, H, W) in [-1, 1].
+    """
+    if images.shape[1] == 1 or colormap in (None, "gray"):
+        return images.mean(1, keepdim=True)
     maps = np.stack([recover_scalar(pixels, colormap) for pixels in _pixels(images)])
     return torch.from_numpy(maps)[:, None] * 2 - 1
 

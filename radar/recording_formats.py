@@ -161,11 +161,12 @@ def open_csv(path: Path) -> Contents:
 def _are_column_numbers(names: list[str], below: list[str]) -> bool:
     """Whether a first line only counts the columns, as pandas writes it, with a nameless index before them or without.
 
-    0 and 1 may be a sample, too: then the line ``below`` holds whole numbers as well.
+    Without the index, 0 and 1 may be a sample, too: then the line ``below`` holds whole numbers as well.
     """
     counted = names[1:] if names[0] == "" else names
     whole = all(re.fullmatch(r"\s*[+-]?\d+\s*", cell) for cell in below)
-    return len(counted) > 0 and counted == [str(number) for number in range(len(counted))] and not whole
+    are_counted = len(counted) > 0 and counted == [str(number) for number in range(len(counted))]
+    return are_counted and (names[0] == "" or not whole)
 
 
 def _cells(line: str, separator: str | None) -> list[str]:

@@ -183,12 +183,11 @@ def other_colours(listing: Listing, real: Listing, colormap: str | None) -> str 
     remedy = "no figure means anything; give both in the same colours"
     if not mine and not theirs:
         return None
-    if not theirs:
-        return f"{where} are coloured, those of {real.root} grey: {remedy}"
-    if not mine:
+    if not mine or not theirs:
         if colormap:
-            remedy = f"right if they are the scale behind {colormap}, and else no figure means anything"
-        return f"{where} are grey, those of {real.root} coloured: {remedy}"
+            remedy = f"right if grey is the scale behind {colormap}, and else no figure means anything"
+        kinds = ("grey", "coloured") if theirs else ("coloured", "grey")
+        return f"{where} are {kinds[0]}, those of {real.root} {kinds[1]}: {remedy}"
     given = colormap or likely_colormap(theirs)
     best, error = best_colormap(some := _some_colours(mine))
     if given is None or not _is_another(error, invert_colormap(some, given)[1]):

@@ -323,7 +323,8 @@ def to_three(grey: np.ndarray) -> np.ndarray:
     ("real", "synthetic", "colormap", "told"),
     [
         ("jet", "grey", (), r"images are grey, those of .*real_train coloured: no figure means anything"),
-        ("jet", "grey", ("--colormap", "jet"), "grey, those of .* coloured: right if they are the scale behind jet"),
+        ("jet", "grey", ("--colormap", "jet"), "are grey, those of .* coloured: right if grey is the scale behind jet"),
+        ("grey", "jet", ("--colormap", "jet"), "are coloured, those of .* grey: right if grey is the scale behind jet"),
         ("grey", "jet", (), r"images are coloured, those of .*real_train grey: no figure means anything"),
         (
             "jet",

@@ -89,6 +89,12 @@ WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], object]]] = {
         "csv",
         lambda path, iq: path.write_text(",0,1\n" + "".join(f"{n},{z.real},{z.imag}\n" for n, z in enumerate(iq))),
     ),
+    "csv of pandas, with its index, of whole numbers": (
+        "csv",
+        lambda path, iq: path.write_text(
+            ",0,1\n" + "".join(f"{n},{z.real:.0f},{z.imag:.0f}\n" for n, z in enumerate(iq))
+        ),
+    ),
     "csv of whole numbers": (
         "csv",
         lambda path, iq: path.write_text("".join(f"{z.real:.0f},{z.imag:.0f}\n" for z in iq)),
