@@ -187,7 +187,7 @@ def test_two_runs_that_write_the_same_leave_one_whole_copy(tmp_path):
 
 def test_a_new_run_need_not_search_for_leaks_again_until_the_data_change(tmp_path, monkeypatch):
     root, searched = make_images(tmp_path / "data"), []
-    monkeypatch.setattr(dataset, "_search_leaks", lambda parts: searched.append(1) or ["WARNING: found"])
+    monkeypatch.setattr(dataset, "_search_leaks", lambda *_: searched.append(1) or ["WARNING: found"])
     assert "WARNING: found" in start(root, output_dir=tmp_path / "one").notes
     assert "WARNING: found" in start(root, output_dir=tmp_path / "two").notes and len(searched) == 1
     start(root, output_dir=tmp_path / "three", save_split=False)
