@@ -250,8 +250,8 @@ def open_data(
             )
         places = [output_dir] * (output_dir is not None) + [listing.root / FOLDER] * cache
         learned = ("train", "val") if judging and len(parts["test"]) else ("train",)
-        key = checkpoint.digest([key, learned]) if len(learned) > 1 else key
-        notes += remembered(lambda: _search_leaks(parts, learned), key, places, save_split)
+        searched = key if learned == ("train",) else checkpoint.digest([key, learned])
+        notes += remembered(lambda: _search_leaks(parts, learned), searched, places, save_split)
     except UnreadableImage as error:
         raise UserError(f"{error}, or pass --skip_unreadable") from error
     return OpenedData(contract, **parts, fingerprint=digest, notes=[printable(note) for note in notes])

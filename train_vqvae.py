@@ -188,8 +188,9 @@ def train(args: argparse.Namespace) -> int:
     )
     if args.init_from is not None:
         learned, _ = load_vqgan(args.init_from)
-        own_codes = {name: part for name, part in learned.state_dict().items() if not name.startswith("quantize.")}
-        take_weights(model, own_codes, args.init_from, "--in_channels, --latent_channels and widths of the model")
+        # Its codes belong to the data it was trained on.
+        weights = {name: part for name, part in learned.state_dict().items() if not name.startswith("quantize.")}
+        take_weights(model, weights, args.init_from, "--in_channels, --latent_channels and widths of the model")
         refuse_another_network(args.init_from, learned.config, model.config, "norm_num_groups", "padding_mode")
     critic = PatchDiscriminator(args.out_channels, args.disc_channels, args.disc_layers)
     order = data_order(len(data.train), args)

@@ -8,7 +8,7 @@ Every draw chooses k images (or whole runs of windows, or other groups) of each 
 these alone: both stages, and the classifiers of every arm, which are then scored on the same test images, or, without
 ``--real_test``, on the groups that were not drawn. Differences are paired by draw; intervals are over draws, and leave
 out that other test images could have been chosen. Settings are those with which samples of ten images of each person's
-gait lift a classifier (docs/results.md), an hour of one core a draw; others go through ``--vqvae``, ``--ldm``,
+gait lift a classifier (docs/results.md), 70 minutes of one core a draw; others go through ``--vqvae``, ``--ldm``,
 ``--sample`` and ``--evaluate``, each as one quoted string. ``--init_from demo``, a folder that ``make demo`` wrote,
 lets both stages begin with what they learned of simulated motion, which costs no measurement; their networks are then
 those of the demo. What a draw has done already is not done again. The figures of every draw are kept in ``draws.json``,
